@@ -1,0 +1,244 @@
+"""Chooses the codes of a vector: beam search over the steps of a QINCo2 quantizer.
+
+The search is one `lax.scan` over steps 1..M-1 at constant beam width. The best beam after step m is the best m-step
+code, so one search yields the codes of every bitrate. Only float32 numbers decide, ties go to the lower index, and rows
+are searched in tiles of a size that depends on the quantizer alone: a row's codes do not depend on its neighbours.
+
+Source: QINCo2 (arXiv 2501.03078) section 3.2; S-PRESSO 3.4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from spresso_jax.quantizer.qinco import Params, Qinco, dot
+
+# Candidates (row, beam, codeword) that one tile evaluates: cache-sized on a CPU, large enough to fill an accelerator.
+TILE_CANDIDATES = {"cpu": 8192}
+TILE_CANDIDATES_ACCELERATOR = 262_144
+
+
+@dataclass(frozen=True)
+class SearchWidth:
+    """What one search keeps; static, so that it can select a compiled function.
+
+    Attributes:
+      codebooks: m, number of steps to search.
+      preselect: A, candidates of every beam (K when the search is exhaustive).
+      beam: B, at most K.
+      tile: rows that are searched together.
+    """
+
+    codebooks: int
+    preselect: int
+    beam: int
+    tile: int
+
+    @classmethod
+    def of(
+        cls, quantizer: Qinco, codebooks: int | None, preselect: int | None, beam: int | None, tile: int | None
+    ) -> SearchWidth:
+        """Resolves None to the quantizer's own values, clamps A and B to K and picks the tile.
+
+        Raises:
+          ValueError: if a value is out of range, or A > 0 is asked of a quantizer without pre-selection codebooks.
+        """
+        used = quantizer.codebooks if codebooks is None else codebooks
+        if not 1 <= used <= quantizer.codebooks:
+            raise ValueError(f"codebooks must be within 1..{quantizer.codebooks}, got {used}")
+        wanted = quantizer.preselect if preselect is None else preselect
+        width = quantizer.beam if beam is None else beam
+        if wanted < 0 or width < 1:
+            raise ValueError(f"need preselect >= 0 and beam >= 1, got {wanted} and {width}")
+        if wanted > 0 and quantizer.preselect == 0:
+            raise ValueError(
+                f"preselect={wanted}, but this quantizer has no pre-selection codebooks: encode with preselect=0"
+            )
+        kept = min(wanted or quantizer.codewords, quantizer.codewords)
+        width = min(width, quantizer.codewords)
+        if tile is None:
+            budget = TILE_CANDIDATES.get(jax.default_backend(), TILE_CANDIDATES_ACCELERATOR)
+            tile = min(max(budget // (kept * width), 1), 1024)
+        elif tile < 1:
+            raise ValueError(f"tile must be at least 1 row, got {tile}")
+        return cls(used, kept, width, tile)
+
+
+def smallest(values: jax.Array, count: int) -> jax.Array:
+    """Indices of the `count` smallest entries of the last axis, ascending; of equal entries the lower index first."""
+    return jax.lax.top_k(-values, count)[1]
+
+
+def search_tables(quantizer: Qinco, params: Params) -> Params:
+    """Adds to every step what all rows share: its codewords' first hidden state and the squared norms.
+
+    Returns: params whose "steps" also hold "embedded" [M-1, K, E] and "preselection_norms" [M-1, K].
+    """
+    if quantizer.codebooks == 1:
+        return params
+    steps = dict(params["steps"])
+    steps["embedded"] = jax.vmap(lambda step: quantizer.embed_codewords(step, step["codebook"]))(params["steps"])
+    if quantizer.preselect > 0:
+        steps["preselection_norms"] = jnp.sum(jnp.square(steps["preselection"]), axis=-1)
+    return {**params, "steps": steps}
+
+
+def search(
+    quantizer: Qinco, width: SearchWidth, tables: Params, target: jax.Array, all_prefixes: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Beam search of standardised rows [N, D], all at once.
+
+    Args:
+      quantizer: the sizes.
+      width: what to keep.
+      tables: result of `search_tables`.
+      target: [N, D] standardised rows.
+      all_prefixes: keep the best beam after every step, not only after the last.
+    Returns: (codes [P, N, m] int32, sums [P, N, D] standardised); P is m with `all_prefixes`, else 1. Entries of
+      steps that a prefix does not reach are -1.
+    """
+    rows, dimension = target.shape
+    beam, kept = width.beam, width.preselect
+    first = tables["first_codebook"]
+    distance = jnp.sum(jnp.square(first), axis=-1) - 2.0 * dot(target, first.T)
+    code = smallest(distance, beam)
+    codes = jnp.full((rows, beam, width.codebooks), -1, jnp.int32).at[:, :, 0].set(code)
+    sums = first[code]
+    best = (codes[:, 0], sums[:, 0])
+
+    def extend(carry, inputs):
+        codes, sums = carry
+        index, step = inputs
+        if kept < quantizer.codewords:
+            residual = (target[:, None] - sums).reshape(rows * beam, dimension)
+            distance = step["preselection_norms"] - 2.0 * dot(residual, step["preselection"].T)
+            candidates = smallest(distance, kept).reshape(rows, beam, kept)
+        else:
+            candidates = jnp.broadcast_to(jnp.arange(kept, dtype=jnp.int32), (rows, beam, kept))
+        flat = candidates.reshape(-1)
+        context = dot(sums.reshape(rows * beam, dimension), step["concat_reconstruction"])
+        hidden = step["embedded"][flat] + jnp.repeat(context, kept, axis=0)
+        output = quantizer.finish_step(step, step["codebook"][flat], hidden)
+        proposed = (sums[:, :, None] + output.reshape(rows, beam, kept, dimension)).reshape(rows, -1, dimension)
+        chosen = smallest(jnp.sum(jnp.square(target[:, None] - proposed), axis=-1), beam)
+        sums = jnp.take_along_axis(proposed, chosen[:, :, None], axis=1)
+        code = jnp.take_along_axis(candidates.reshape(rows, -1), chosen, axis=1)
+        codes = jnp.take_along_axis(codes, (chosen // kept)[:, :, None], axis=1).at[:, :, index].set(code)
+        return (codes, sums), (codes[:, 0], sums[:, 0]) if all_prefixes else None
+
+    if width.codebooks == 1:
+        return best[0][None], best[1][None]
+    steps = jax.tree.map(lambda leaf: leaf[: width.codebooks - 1], tables["steps"])
+    (codes, sums), later = jax.lax.scan(extend, (codes, sums), (jnp.arange(1, width.codebooks), steps))
+    if not all_prefixes:
+        return codes[None, :, 0], sums[None, :, 0]
+    return jnp.concatenate([best[0][None], later[0]]), jnp.concatenate([best[1][None], later[1]])
+
+
+_jitted_tables = jax.jit(search_tables, static_argnums=0)
+_jitted_search = jax.jit(search, static_argnums=(0, 1, 4))
+
+
+def _search_tiles(quantizer, width, params, z, all_prefixes):
+    """Standardises, pads and tiles z [..., D]; gives (codes [P, ..., m], sums [P, ..., D]), standardised."""
+    if z.shape[-1] != quantizer.dimension:
+        raise ValueError(f"vectors must end in dimension {quantizer.dimension}, got shape {tuple(z.shape)}")
+    leading = z.shape[:-1]
+    target = quantizer.standardise(params, z).reshape(-1, quantizer.dimension)
+    count, tile = target.shape[0], width.tile
+    tiles = -(-count // tile)
+    prefixes = width.codebooks if all_prefixes else 1
+    if tiles == 0:
+        codes = jnp.zeros((prefixes, *leading, width.codebooks), jnp.int32)
+        return codes, jnp.zeros((prefixes, *leading, quantizer.dimension))
+    padded = jnp.pad(target, ((0, tiles * tile - count), (0, 0)))
+    if isinstance(target, jax.core.Tracer):
+        # Rows of a tile lie `tiles` apart, so a batch that is sharded over its rows stays sharded inside the map.
+        tables = search_tables(quantizer, params)
+        strided = jnp.moveaxis(padded.reshape(tile, tiles, -1), 1, 0)
+        codes, sums = jax.lax.map(lambda rows: search(quantizer, width, tables, rows, all_prefixes), strided)
+        codes, sums = (jnp.moveaxis(found, 0, 2).reshape(prefixes, tiles * tile, -1) for found in (codes, sums))
+    else:
+        # Outside of jit one compiled tile serves every number of rows.
+        tables = _jitted_tables(quantizer, params)
+        found = [
+            _jitted_search(quantizer, width, tables, padded[start : start + tile], all_prefixes)
+            for start in range(0, tiles * tile, tile)
+        ]
+        codes, sums = (jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    codes = codes[:, :count].reshape(prefixes, *leading, width.codebooks)
+    return codes, sums[:, :count].reshape(prefixes, *leading, quantizer.dimension)
+
+
+def encode(
+    quantizer: Qinco,
+    params: Params,
+    z: jax.Array,
+    codebooks: int | None = None,
+    *,
+    preselect: int | None = None,
+    beam: int | None = None,
+    tile: int | None = None,
+) -> jax.Array:
+    """Codes of the best beam after `codebooks` steps; works inside and outside of jit.
+
+    Args:
+      quantizer: the sizes; its `preselect` and `beam` are the defaults of A and B.
+      params: the quantizer's tree.
+      z: [..., D] vectors.
+      codebooks: m, number of codebooks to use; None uses all M.
+      preselect: A; 0 tries every codeword, more than K means K.
+      beam: B; more than K means K.
+      tile: rows searched together; None chooses by memory. Changes rounding only.
+    Returns: codes [..., m] int32 in 0..K-1.
+    Raises:
+      ValueError: if a width is out of range or z does not end in D.
+    Source: QINCo2 section 3.2. Cost: m A B evaluations of the step network per vector.
+    """
+    width = SearchWidth.of(quantizer, codebooks, preselect, beam, tile)
+    return jax.lax.stop_gradient(_search_tiles(quantizer, width, params, z, False)[0][0])
+
+
+def encode_all_prefixes(
+    quantizer: Qinco,
+    params: Params,
+    z: jax.Array,
+    *,
+    preselect: int | None = None,
+    beam: int | None = None,
+    tile: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Codes and reconstructions of every number of codebooks from one search, each equal to `encode(..., m)`.
+
+    Args: as `encode`.
+    Returns: (codes [M, ..., M] int32, where codes[m - 1, ..., :m] is the m-codebook code and the rest is -1;
+      reconstructions [M, ..., D] in the units of z).
+    Raises:
+      ValueError: as `encode`.
+    """
+    width = SearchWidth.of(quantizer, None, preselect, beam, tile)
+    codes, sums = jax.lax.stop_gradient(_search_tiles(quantizer, width, params, z, True))
+    return codes, quantizer.unstandardise(params, sums)
+
+
+@partial(jax.jit, static_argnums=1)
+def usage_counts(codes: jax.Array, codewords: int) -> jax.Array:
+    """How often each codeword was chosen: codes [..., m] give [m, K] int32 (add them up over batches and devices)."""
+    flat = codes.reshape(-1, codes.shape[-1]).T
+    return jax.vmap(lambda column: jnp.zeros(codewords, jnp.int32).at[column].add(1))(flat)
+
+
+def usage_statistics(counts: jax.Array) -> dict[str, jax.Array]:
+    """Use of every codebook from counts [m, K].
+
+    Returns: {"entropy_bits": [m] (at most log2 K), "perplexity": [m], "used_fraction": [m]}; all zero without counts.
+    """
+    counts = jnp.asarray(counts, jnp.float32)
+    share = counts / jnp.maximum(jnp.sum(counts, axis=-1, keepdims=True), 1.0)
+    entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log2(jnp.where(share > 0, share, 1.0)), 0.0), axis=-1)
+    used = jnp.mean((counts > 0).astype(jnp.float32), axis=-1)
+    return {"entropy_bits": entropy, "perplexity": jnp.where(used > 0, 2.0**entropy, 0.0), "used_fraction": used}
