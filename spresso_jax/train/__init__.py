@@ -1,1 +1,1 @@
-
+"""Training of any model: the Stage protocol, one update, one loop. Knows no model."""

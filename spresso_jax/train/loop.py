@@ -1,0 +1,279 @@
+"""THE training loop: restore, then evaluate, preview, save, draw, update, log, until done or asked to stop.
+
+Validation and checkpoints come before the update of their step, and a batch is drawn after them, so that step N means
+the same everywhere: weights after N updates, and batch N still to be seen.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spresso_jax.checkpoints.store import CheckpointStore
+from spresso_jax.observe.metrics import MetricsWriter
+from spresso_jax.observe.progress import TrainingProgress
+from spresso_jax.train import mesh as mesh_lib
+from spresso_jax.train.stage import Stage, Tree
+from spresso_jax.train.state import TrainState, create, inherit, networks_of
+from spresso_jax.train.update import make_update
+
+Batches = Iterator[Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How often things happen, in steps (0: never).
+
+    Attributes:
+      steps: last step.
+      log_every, validate_every, preview_every, save_every: periods.
+      keep: checkpoints that stay.
+      accumulate: micro-batches an update.
+      seed: root of every random number of the run.
+    """
+
+    steps: int
+    log_every: int = 20
+    validate_every: int = 500
+    preview_every: int = 0
+    save_every: int = 500
+    keep: int = 2
+    accumulate: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RunIO:
+    """What the loop needs of the outside world, handed in by the command line.
+
+    Attributes:
+      draw: start step -> iterator of NumPy batches (with `close()` if it holds threads); batch k is a function of k.
+      validation: source name -> function that gives a fresh, finite iterator of batches.
+      store: checkpoints.
+      metrics: writer of metrics.jsonl.
+      write_preview: (step, {name: array}) -> None.
+      meta: JSON-able facts saved with each checkpoint.
+      resume_command: printed when the run is interrupted.
+    """
+
+    draw: Callable[[int], Batches]
+    validation: Mapping[str, Callable[[], Batches]]
+    store: CheckpointStore
+    metrics: MetricsWriter
+    write_preview: Callable[[int, Mapping[str, np.ndarray]], None] | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    resume_command: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """State after the last update, the frozen leaves, and whether the run reached its last step."""
+
+    state: TrainState
+    frozen: Tree
+    finished: bool
+
+
+def prepare(stage: Stage, seed: int, mesh: jax.sharding.Mesh, draw: Callable[[int], Batches]) -> tuple[TrainState, Tree]:
+    """A fresh state and the frozen leaves, each leaf born where it will live."""
+    key = jax.random.key(seed)
+    init_key, run_key = jax.random.split(key)
+    abstract = jax.eval_shape(stage.init, init_key)
+    networks = jax.jit(stage.init, out_shardings=mesh_lib.tree_shardings(abstract, mesh))(init_key)
+    networks = inherit(stage, networks)
+    if stage.start is not None:
+        networks = stage.start(networks, lambda: draw(0))
+    state, frozen = create(stage, networks, run_key)
+    return (
+        jax.device_put(state, mesh_lib.tree_shardings(state, mesh)),
+        jax.device_put(frozen, mesh_lib.tree_shardings(frozen, mesh)),
+    )
+
+
+def abstract_state(stage: Stage, seed: int, mesh: jax.sharding.Mesh) -> tuple[TrainState, Tree]:
+    """Shapes and shardings of the state, and the frozen leaves, without data-dependent initialisation."""
+    key = jax.random.key(seed)
+    init_key, run_key = jax.random.split(key)
+    shapes = jax.eval_shape(lambda k: create(stage, inherit(stage, stage.init(k)), run_key)[0], init_key)
+    shardings = mesh_lib.tree_shardings(shapes, mesh)
+    state = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, shardings)
+    made = jax.eval_shape(lambda k: create(stage, inherit(stage, stage.init(k)), run_key)[1], init_key)
+    from spresso_jax.train.state import flatten, unflatten
+
+    inherited = flatten(stage.upstream)
+    frozen = unflatten({path: jnp.asarray(inherited[path], leaf.dtype) for path, leaf in flatten(made).items()})
+    return state, jax.device_put(frozen, mesh_lib.tree_shardings(frozen, mesh))
+
+
+def run(stage: Stage, config: LoopConfig, io: RunIO, mesh: jax.sharding.Mesh, resume: bool = False) -> Outcome:
+    """Trains `stage` to `config.steps` and returns the outcome.
+
+    A first SIGINT or SIGTERM ends the run after the current step with a checkpoint and the resume command; a second one
+    ends it at once.
+
+    Raises:
+      FloatingPointError: if 100 updates in a row were refused because gradients were not finite.
+    """
+    main_process = jax.process_index() == 0
+    with TrainingProgress(stage.name, config.steps, enabled=main_process) as progress, _StopSignals() as stop:
+        if resume:
+            abstract, frozen = abstract_state(stage, config.seed, mesh)
+            state, meta = io.store.restore(abstract)
+            if "fell_back_from" in meta:
+                progress.say(f"checkpoint {meta['fell_back_from']} is unreadable ({meta['because']}); using the one before")
+        else:
+            state, frozen = prepare(stage, config.seed, mesh, io.draw)
+        step = start = int(state.step)
+        update = _Compiled(
+            jax.jit(
+                make_update(stage, config.accumulate),
+                donate_argnums=0,
+                out_shardings=(mesh_lib.tree_shardings(state, mesh), mesh_lib.replicated(mesh)),
+            ),
+            progress,
+        )
+        evaluate = _Evaluator(stage, io, mesh, progress)
+        batches = io.draw(step)
+        waits: list[float] = []
+        window, pending = (time.monotonic(), step), None
+        try:
+            while True:
+                last = step >= config.steps
+                leaving = stop.requested or (step > start and io.store.reached_preemption(step))
+                if not leaving and step > start and (_due(step, config.validate_every) or last):
+                    evaluate.validate(state, frozen, step)
+                    window = (time.monotonic(), step)
+                if not leaving and io.write_preview and (_due(step, config.preview_every) and step > start or last):
+                    evaluate.preview(state, frozen, step)
+                    window = (time.monotonic(), step)
+                if last or leaving or (_due(step, config.save_every) and step > start):
+                    io.store.save(step, state, io.meta | {"step": step})
+                if last or leaving:
+                    break
+                began = time.monotonic()
+                batch = mesh_lib.place_batch(next(batches), mesh)
+                waits.append(time.monotonic() - began)
+                state, metrics = update(state, frozen, batch)
+                step += 1
+                if stage.maintain is not None and _due(step, stage.maintain_every):
+                    state = _maintain(stage, state, frozen, batch, mesh)
+                if _due(step, config.log_every) or step == start + 1:
+                    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                    now = time.monotonic()
+                    if step > window[1] and step > start + 1:
+                        values["seconds_per_step"] = (now - window[0]) / (step - window[1])
+                        values["input_wait"] = sum(waits) / max(now - window[0], 1e-9)
+                    window, pending = (now, step), values
+                    waits.clear()
+                    io.metrics.write(step, "train", values)
+                    progress.report(step, {k: v for k, v in values.items() if "loss" in k or k == "skipped" and v})
+                    if values["skipped"] >= 100 and values["skipped"] >= step - start:
+                        raise FloatingPointError(f"{stage.name}: no finite gradient in {step - start} steps; lower the rate")
+                progress.advance(step)
+        finally:
+            if hasattr(batches, "close"):
+                batches.close()
+        del pending
+        io.store.wait()
+        if step < config.steps:
+            progress.say(f"stopped at step {step}; checkpoint saved. Resume with:\n  {io.resume_command}")
+        return Outcome(state, frozen, step >= config.steps)
+
+
+def _due(step: int, period: int) -> bool:
+    return period > 0 and step % period == 0
+
+
+def _maintain(stage: Stage, state: TrainState, frozen: Tree, batch: Mapping, mesh: jax.sharding.Mesh) -> TrainState:
+    """Applies the stage's out-of-step maintenance to the raw leaves."""
+    from spresso_jax.train.state import flatten, unflatten
+
+    networks = stage.maintain(networks_of(state, frozen), batch, jax.random.fold_in(state.key, -1 - state.step))
+    flat = flatten(networks)
+    params = unflatten({path: flat[path] for path in flatten(state.params)})
+    return state.replace(params=jax.device_put(params, mesh_lib.tree_shardings(params, mesh)))
+
+
+class _Compiled:
+    """Compiles the update on its first call, with the time shown, and never again: other shapes are an error."""
+
+    def __init__(self, jitted: Any, progress: TrainingProgress):
+        self.jitted, self.progress, self.compiled = jitted, progress, None
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.compiled is None:
+            began = time.monotonic()
+            self.compiled = self.jitted.lower(*arguments).compile()
+            self.progress.say(f"compiled the update step in {time.monotonic() - began:.1f} s")
+        return self.compiled(*arguments)
+
+
+class _Evaluator:
+    """Validation and previews under the stage's chosen average."""
+
+    def __init__(self, stage: Stage, io: RunIO, mesh: jax.sharding.Mesh, progress: TrainingProgress):
+        self.stage, self.io, self.mesh, self.progress = stage, io, mesh, progress
+        self._validate = jax.jit(stage.validate)
+        self._preview = jax.jit(stage.preview) if stage.preview is not None else None
+
+    def validate(self, state: TrainState, frozen: Tree, step: int) -> None:
+        """Mean of every metric over each source's validation batches; key k belongs to batch k, at any step."""
+        networks = networks_of(state, frozen, self.stage.chosen_ema)
+        for source, fresh in self.io.validation.items():
+            totals: dict[str, list[float]] = {}
+            batches = fresh()
+            for index, rows in enumerate(batches):
+                key = jax.random.fold_in(jax.random.key(20_240_501), index)
+                batch = mesh_lib.place_batch(rows, self.mesh)
+                for name, value in jax.device_get(self._validate(networks, batch, key)).items():
+                    totals.setdefault(name, []).append(float(value))
+            # A batch without, say, any clip in a sigma bin reports NaN there: it has no say in that mean.
+            means = {k: float(np.nanmean(v)) for k, v in totals.items() if np.isfinite(v).any()}
+            if means:
+                split = "val" if len(self.io.validation) == 1 else f"val/{source}"
+                self.io.metrics.write(step, split, means)
+                shown = {k: v for k, v in means.items() if "bin" not in k}
+                self.progress.say(f"step {step} {split}: " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))
+
+    def preview(self, state: TrainState, frozen: Tree, step: int) -> None:
+        """Runs the stage's preview on the first validation batch and hands the arrays on."""
+        if self._preview is None or not self.io.validation:
+            return
+        fresh = next(iter(self.io.validation.values()))
+        rows = next(iter(fresh()), None)
+        if rows is None:
+            return
+        networks = networks_of(state, frozen, self.stage.chosen_ema)
+        arrays = self._preview(networks, mesh_lib.place_batch(rows, self.mesh), jax.random.key(0))
+        self.io.write_preview(step, {name: np.asarray(value) for name, value in jax.device_get(arrays).items()})
+
+
+class _StopSignals:
+    """Turns the first SIGINT or SIGTERM into a flag; the second one acts as usual."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopSignals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._previous[number] = signal.signal(number, self._on_signal)
+            except ValueError:
+                break  # not the main thread (tests, notebooks): signals stay as they are
+        return self
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self.requested = True
+        signal.signal(number, self._previous[number])
+
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
