@@ -1,0 +1,37 @@
+"""Self-attention with an additive bias, the form that both CLAP towers need."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def biased_attention(qkv: Array, heads: int, bias: Array) -> Array:
+    """Multi-head self-attention from stacked projections.
+
+    The heads-first layout with two products is the fast form on the CPU backend, and XLA fuses it well elsewhere.
+    The softmax is at least float32 whatever the inputs are.
+
+    Args:
+      qkv: `[..., L, 3 D]`, queries, keys and values side by side, each head-major.
+      heads: number of heads H; D must divide by it.
+      bias: added to the scaled scores, broadcastable to `[..., H, L, L]` (a mask is a large negative bias).
+
+    Returns:
+      `[..., L, D]`, heads concatenated.
+
+    Raises:
+      ValueError: if the width does not divide by the heads.
+    """
+    *batch, length, stacked = qkv.shape
+    width = stacked // 3
+    if width % heads:
+        raise ValueError(f"attention width {width} does not divide by {heads} heads")
+    size = width // heads
+    query, key, value = jnp.moveaxis(qkv.reshape(*batch, length, 3, heads, size), (-3, -2), (0, -3))
+    scores = jnp.einsum("...qd,...kd->...qk", query * size**-0.5, key)
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) + bias
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    mixed = jnp.einsum("...qk,...kd->...qd", weights, value)
+    return jnp.moveaxis(mixed, -3, -2).reshape(*batch, length, width)

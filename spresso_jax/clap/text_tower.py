@@ -1,0 +1,117 @@
+"""The RoBERTa text tower: post-norm transformer over byte-level BPE tokens.
+
+Source: RoBERTa (arXiv:1907.11692) as LAION-CLAP and Woosh use it; the sizes of roberta-base are 12 layers, width
+768, 12 heads, MLP 3072, 50 265 tokens, 514 positions, LayerNorm epsilon 1e-5 (Hugging Face's converted CLAP: 1e-12).
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from spresso_jax.clap.attention import biased_attention
+
+PAD_TOKEN = 1
+# Positions of real tokens begin after the pad's own row, which is RoBERTa's inheritance from fairseq.
+FIRST_POSITION = PAD_TOKEN + 1
+
+
+def token_positions(tokens: Array) -> Array:
+    """Row of the position table for every token: 2, 3, ... for real tokens and 1 for padding; int32 `[B, N]`."""
+    real = (tokens != PAD_TOKEN).astype(jnp.int32)
+    return jnp.cumsum(real, axis=1) * real + PAD_TOKEN
+
+
+class TextBlock(nn.Module):
+    """One post-norm layer: LayerNorm(x + attention(x)), then LayerNorm(x + MLP(x)), with the exact GELU."""
+
+    width: int
+    heads: int
+    mlp_width: int
+    norm_eps: float
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, states: Array, bias: Array) -> Array:
+        """`[B, N, D]` states and a `[B, 1, 1, N]` additive key mask -> `[B, N, D]`."""
+
+        def norm(name):
+            return nn.LayerNorm(self.norm_eps, use_fast_variance=False, dtype=self.dtype, name=name)
+
+        qkv = nn.Dense(3 * self.width, dtype=self.dtype, name="qkv")(states)
+        mixed = nn.Dense(self.width, dtype=self.dtype, name="out")(biased_attention(qkv, self.heads, bias))
+        states = norm("attention_norm")(states + mixed)
+        hidden = nn.Dense(self.mlp_width, dtype=self.dtype, name="fc1")(states)
+        hidden = nn.Dense(self.width, dtype=self.dtype, name="fc2")(jax.nn.gelu(hidden, approximate=False))
+        return norm("mlp_norm")(states + hidden)
+
+
+class ClapTextTower(nn.Module):
+    """Tokens -> token states and one pooled vector.
+
+    Attributes:
+      vocabulary: number of tokens.
+      width: D.
+      layers: number of blocks.
+      heads: attention heads; must divide `width`.
+      mlp_width: hidden width of the MLPs.
+      positions: rows of the position table; captions may have up to positions - 2 tokens.
+      norm_eps: epsilon of every LayerNorm.
+      states_layer: which states are returned: -1 the last layer, -2 the one before it (Woosh's DiT reads that), ...
+      pooler: True pools with tanh(dense(first token)), False takes the first token of the last layer (Woosh).
+      dtype: "float32" or "bfloat16" for the products; parameters and norms stay float32.
+    """
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    positions: int
+    norm_eps: float = 1e-5
+    states_layer: int = -1
+    pooler: bool = True
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, tokens: Array, mask: Array) -> tuple[Array, Array]:
+        """Runs the tower.
+
+        Args:
+          tokens: int32 `[B, N]`, `<s>` 0 first, padding 1.
+          mask: bool `[B, N]`, True for real tokens (special tokens count); padding is never attended to.
+
+        Returns:
+          states `[B, N, D]` of `states_layer` (padded positions hold values too) and pooled `[B, D]`.
+
+        Raises:
+          ValueError: if N exceeds the position table or `states_layer` names no layer.
+        """
+        length = tokens.shape[1]
+        needed = length + FIRST_POSITION
+        if needed > self.positions:
+            raise ValueError(f"{length} tokens need {needed} positions, the tower has {self.positions}: shorten captions")
+        if not -self.layers <= self.states_layer <= -1:
+            raise ValueError(f"states_layer must be -1 (last) to -{self.layers}, got {self.states_layer}")
+
+        def table(rows, name):
+            return nn.Embed(rows, self.width, embedding_init=nn.initializers.normal(0.02), dtype=self.dtype, name=name)
+
+        embedded = table(self.vocabulary, "word_embedding")(tokens)
+        embedded += table(self.positions, "position_embedding")(token_positions(tokens))
+        embedded += table(1, "type_embedding")(jnp.zeros_like(tokens))
+        states = nn.LayerNorm(self.norm_eps, use_fast_variance=False, dtype=self.dtype, name="embedding_norm")(embedded)
+
+        bias = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]
+        every = []
+        for i in range(self.layers):
+            states = TextBlock(
+                self.width, self.heads, self.mlp_width, self.norm_eps, dtype=self.dtype, name=f"block_{i}"
+            )(states, bias)
+            every.append(states)
+        pooled = states[:, 0]
+        if self.pooler:
+            pooled = jnp.tanh(nn.Dense(self.width, dtype=self.dtype, name="pooler")(pooled))
+        return every[self.states_layer], pooled

@@ -1,0 +1,145 @@
+"""Byte-level BPE tokenizer of captions: trained from them, kept as one JSON string, never at a loss for a character.
+
+The JSON is the file format of the `tokenizers` package, so the `tokenizer.json` of roberta-base or any other byte-level
+BPE with the same three special tokens loads as well. The package is imported on first use only.
+
+Source: RoBERTa (arXiv:1907.11692) for the special tokens and their ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>")
+START, PAD, END = range(3)
+BYTES = 256
+SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + BYTES
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Turns captions into token ids; equal JSON means equal tokens. Picklable, so loader processes can carry it.
+
+    Attributes:
+      json: the tokenizer as the `tokenizers` package serialises it.
+    """
+
+    json: str
+
+    @classmethod
+    def from_json(cls, text: str) -> Tokenizer:
+        """Reads a tokenizer from its JSON string.
+
+        Raises:
+          ValueError: if the string is no tokenizer or its special tokens are not `<s>` 0, `<pad>` 1, `</s>` 2.
+        """
+        tokenizer = cls(text)
+        try:
+            ids = tuple(tokenizer._engine.token_to_id(token) for token in SPECIAL_TOKENS)
+        except ImportError:
+            raise
+        except Exception as error:  # the package raises bare Exception for a malformed string
+            raise ValueError(f"the tokenizer JSON cannot be read: {error}") from error
+        if ids != (START, PAD, END):
+            raise ValueError(f"the tokenizer gives {', '.join(SPECIAL_TOKENS)} the ids {ids}, they must be 0, 1, 2")
+        return tokenizer
+
+    def to_json(self) -> str:
+        """The JSON string that `from_json` reads."""
+        return self.json
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens, special ones included."""
+        return self._engine.get_vocab_size()
+
+    def encode(self, caption: str, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and mask of one caption, cut or padded to `length` tokens; `<s>` first, `</s>` after the last piece.
+
+        The empty caption is `<s> </s>`. Text that looks like a special token is text.
+
+        Returns:
+          int32 `[length]` ids and bool `[length]` mask (True for everything but padding).
+
+        Raises:
+          ValueError: if length is below 2.
+        """
+        ids, mask = self.encode_batch([caption], length)
+        return ids[0], mask[0]
+
+    def encode_batch(self, captions: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+        """`encode` of several captions: int32 `[B, length]` and bool `[B, length]`."""
+        if length < 2:
+            raise ValueError(f"a caption needs at least 2 tokens (start and end), got length {length}")
+        ids = np.full((len(captions), length), PAD, np.int32)
+        for row, pieces in zip(ids, self._engine.encode_batch([_clean(c) for c in captions], False), strict=True):
+            tokens = [START, *pieces.ids[: length - 2], END]
+            row[: len(tokens)] = tokens
+        return ids, ids != PAD
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The caption that the ids stand for, special tokens left out."""
+        return self._engine.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    @cached_property
+    def _engine(self):
+        engine = _package().Tokenizer.from_str(self.json)
+        engine.encode_special_tokens = True
+        engine.no_padding()
+        engine.no_truncation()
+        return engine
+
+    def __getstate__(self):
+        return {"json": self.json}
+
+
+def train_tokenizer(captions: Iterable[str], vocabulary: int) -> Tokenizer:
+    """Learns a byte-level BPE from captions; the same captions in any order give the same tokenizer.
+
+    Text is lower-cased and composed (NFKC), because a small vocabulary should not spend pieces on capitals; the JSON
+    keeps that rule. All 256 bytes are in the vocabulary, so every string has tokens.
+
+    Args:
+      captions: training text, may be short or empty (then only bytes are known).
+      vocabulary: most tokens to have, at least 259; fewer come out when the captions hold no more pairs.
+
+    Raises:
+      ValueError: if the vocabulary cannot hold the special tokens and all bytes.
+      ImportError: if the `tokenizers` package is missing, with the way to install it.
+    """
+    if vocabulary < SMALLEST_VOCABULARY:
+        raise ValueError(
+            f"vocabulary must be at least {SMALLEST_VOCABULARY} (3 special tokens and 256 bytes), got {vocabulary}"
+        )
+    package = _package()
+    engine = package.Tokenizer(package.models.BPE())
+    engine.normalizer = package.normalizers.Sequence([package.normalizers.NFKC(), package.normalizers.Lowercase()])
+    engine.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.decoder = package.decoders.ByteLevel()
+    trainer = package.trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=package.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    engine.train_from_iterator(sorted(_clean(caption) for caption in captions), trainer)
+    # A compact form with sorted keys: the string is fingerprinted and stored inside model.json.
+    return Tokenizer.from_json(json.dumps(json.loads(engine.to_str()), sort_keys=True, separators=(",", ":")))
+
+
+def _clean(caption: str) -> str:
+    """Caption without lone surrogates, which have no bytes (file names and broken JSON bring them)."""
+    return caption.encode("utf-8", "replace").decode("utf-8")
+
+
+def _package():
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ImportError("captions need the 'tokenizers' package: pip install 'spresso-jax[clap]'") from error
+    return tokenizers

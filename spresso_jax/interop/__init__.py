@@ -1,0 +1,1 @@
+"""Other projects' weights turned into ours; one file each."""
