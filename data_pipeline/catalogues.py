@@ -133,7 +133,8 @@ def catalogue(folder: str | os.PathLike, tables: Sequence[str | os.PathLike] = (
                     target[key] = value
     entries = [_entry(root, uri, source, known.get(uri, {})) for uri in uris]
     for name, fields in missing.items():
-        entries.append(dataclasses.replace(_entry(root, name, source, fields), error="listed in a table, but no such file"))
+        entry = _entry(root, name, source, fields)
+        entries.append(dataclasses.replace(entry, error="listed in a table, but no such file"))
     return sorted(entries, key=lambda entry: (entry.uri, entry.error or ""))
 
 

@@ -329,17 +329,16 @@ def _finish(out: pathlib.Path, rows: list[Row], plan: dict[str, list[Row]], sett
     good = report["splits"]
     if not good:
         raise IngestError(f"{out}: nothing was accepted ({_listed(report['left_out'])}): see {MANIFEST} there")
-    wanted = {name for name, part in plan.items() if part[0].split in good}
-    for split, paths in _all_shards(out).items():
-        for path in paths:
-            if path.name not in wanted:
-                path.unlink()
+    wanted = {name for name in plan if records.split_in_name(name) in good}
+    for path in out.iterdir():
+        if records.split_in_name(path.name) and path.name not in wanted:
+            path.unlink()
     for path in (out / PARTS).glob("*.jsonl"):
         if path.name.removesuffix(".jsonl") not in wanted:
             path.unlink()
     digest = write_rows(out / MANIFEST, rows)
     splits = {
-        split: {**facts, "shards": sum(1 for name in wanted if plan[name][0].split == split)}
+        split: {**facts, "shards": sum(records.split_in_name(name) == split for name in wanted)}
         for split, facts in good.items()
     }
     meta = {"kind": "clips", "sample_rate": SAMPLE_RATE, "splits": splits, "settings": settings,
@@ -349,18 +348,11 @@ def _finish(out: pathlib.Path, rows: list[Row], plan: dict[str, list[Row]], sett
     return report
 
 
-def _all_shards(out: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    found: dict[str, list[pathlib.Path]] = {}
-    for path in sorted(out.glob("*-of-*.array_record")):
-        found.setdefault(path.name.rsplit("-", 3)[0], []).append(path)
-    return found
-
-
 def _plan(rows: Sequence[Row], shards: int) -> dict[str, list[Row]]:
-    """Shard name -> its rows sorted by id; shards that would stay empty are avoided by using fewer."""
+    """Shard name -> its rows sorted by id."""
     by_split: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row.id):
-        by_split.setdefault(slug(row.split), []).append(row)
+        by_split.setdefault(row.split, []).append(row)
     plan: dict[str, list[Row]] = {}
     for split, part in sorted(by_split.items()):
         total = max(1, min(round(shards * len(part) / len(rows)), len(part)))

@@ -188,6 +188,12 @@ def shard_name(split: str, number: int, total: int) -> str:
     return f"{split}-{number:05d}-of-{total:05d}.array_record"
 
 
+def split_in_name(name: str) -> str | None:
+    """The split that a shard's file name begins with; None for other files."""
+    match = _SHARD.fullmatch(name)
+    return match["split"] if match else None
+
+
 def splits_of(folder: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
     """All shards in a folder by split, sorted.
 
@@ -210,7 +216,8 @@ def splits_of(folder: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
         ((total, shards),) = totals.items()
         missing = sorted(set(range(total)) - {number for number, _ in shards})
         if missing:
-            raise ShardError(f"{folder / shard_name(split, missing[0], total)}: missing, {len(missing)} of {total} shards")
+            first = folder / shard_name(split, missing[0], total)
+            raise ShardError(f"{first}: missing ({len(missing)} of {total} shards are): copy it there or make it again")
         result[split] = [path for _, path in sorted(shards)]
     return result
 
@@ -258,7 +265,7 @@ def read_meta(folder: str | os.PathLike) -> dict:
     try:
         meta = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise ShardError(f"{path}: missing, so this is no complete folder of shards: run the job that makes it") from error
+        raise ShardError(f"{path}: missing, so this folder of shards is not complete: make it again") from error
     except (OSError, ValueError) as error:
         raise ShardError(f"{path}: unreadable ({error}): make the shards again") from error
     if meta.get("format") != FORMAT:
@@ -361,7 +368,7 @@ def write_arrays(
 def remove_split(folder: str | os.PathLike, split: str) -> None:
     """Deletes the shards of one split, and nothing else."""
     for path in pathlib.Path(folder).iterdir():
-        if (match := _SHARD.fullmatch(path.name)) and match["split"] == split:
+        if split_in_name(path.name) == split:
             path.unlink()
 
 
