@@ -229,6 +229,8 @@ class _Index:
                 uri = self._by_uri.get(_nfc(path.relative_to(self._root).as_posix()))
                 if uri:
                     return uri
+        if (table_folder / name).is_file():
+            return None  # The row means a file of another folder.
         last = _nfc(pathlib.PurePosixPath(name).name)
         return self._by_name.get(last) or self._by_stem.get(last) or self._by_stem.get(pathlib.PurePosixPath(last).stem)
 

@@ -1,7 +1,6 @@
 """ArrayRecord shards of named arrays: sound clips and cached latents, with fingerprints.
 
-One record is `SPR1`, the length of a JSON header (uint32, little endian), the header, and the arrays one after the
-other, raw in C order or (16-bit sound only) as FLAC. There is no pickle anywhere. A folder holds
+`record_format` has the bytes of one record. A folder holds
 
   <split>-00000-of-00002.array_record ...   shards of one split, records sorted
   meta.json                                 kind, counts by split, settings, fingerprints of what the records come from
@@ -16,120 +15,29 @@ from __future__ import annotations
 import bisect
 import contextlib
 import hashlib
-import io
 import itertools
 import json
 import os
 import pathlib
 import re
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-import soundfile
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from data_pipeline.record_format import Record, ShardError, pack_record
 
 FORMAT = 1
 META = "meta.json"
+__all__ = [
+    "FORMAT", "META", "Record", "ShardError", "ShardReader", "check_fingerprint", "fingerprint_of", "open_split",
+    "pack_record", "read_meta", "remove_split", "shard_name", "split_in_name", "splits_of", "write_arrays",
+    "write_meta", "write_shard", "write_text",
+]  # fmt: skip
 
-_MAGIC = b"SPR1"
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READER_OPTIONS = "readahead_buffer_size:0"
 _SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.array_record")
-_DTYPES = ("float32", "float16", "int16", "int32", "int64", "uint8", "uint16", "bool")
-
-
-class ShardError(ValueError):
-    """Shards that are missing, damaged, incomplete or made from something else; the message names the path."""
-
-
-class Record:
-    """One record: `meta` (a dict from the header) and arrays that are decoded when asked for."""
-
-    def __init__(self, blob: bytes, where: str = "record"):
-        """Reads the header only.
-
-        Raises:
-          ShardError: if `blob` is no record of ours or is cut short; `where` names it.
-        """
-        self.where = where
-        try:
-            if blob[:4] != _MAGIC:
-                raise ValueError("does not start like a record")
-            (size,) = struct.unpack_from("<I", blob, 4)
-            header = json.loads(blob[8 : 8 + size])
-            self.meta: dict = header["meta"]
-            self._entries: dict[str, dict] = {}
-            position = 8 + size
-            for entry in header["arrays"]:
-                self._entries[entry["name"]] = {**entry, "at": position}
-                position += entry["bytes"]
-            if position != len(blob):
-                raise ValueError(f"{position} bytes announced, {len(blob)} there")
-        except (ValueError, KeyError, TypeError, struct.error) as error:
-            raise ShardError(f"{where}: damaged record ({error}): make the shards again") from error
-        self._blob = blob
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the arrays, in the order in which they were stored."""
-        return list(self._entries)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of an array, without decoding it."""
-        return tuple(self._entry(name)["shape"])
-
-    def array(self, name: str) -> np.ndarray:
-        """A whole array; raw arrays are read-only views of the record."""
-        return self.window(name, 0, None)
-
-    def window(self, name: str, start: int, stop: int | None) -> np.ndarray:
-        """Rows `start:stop` of an array, without decoding more than needed."""
-        entry = self._entry(name)
-        at, size = entry["at"], entry["bytes"]
-        if entry["codec"] == "flac":
-            with soundfile.SoundFile(io.BytesIO(self._blob[at : at + size])) as file:
-                file.seek(start)
-                return file.read(-1 if stop is None else stop - start, dtype="int16")
-        array = np.frombuffer(self._blob, entry["dtype"], int(np.prod(entry["shape"], dtype=np.int64)), at)
-        return array.reshape(entry["shape"])[start:stop] if entry["shape"] else array.reshape(())
-
-    def _entry(self, name: str) -> dict:
-        if name not in self._entries:
-            raise ShardError(f"{self.where}: no array {name!r} in it, only {', '.join(self._entries)}")
-        return self._entries[name]
-
-
-def pack_record(meta: Mapping, arrays: Mapping[str, np.ndarray], codec: str = "raw") -> bytes:
-    """Turns `meta` (JSON-able) and named arrays into the bytes of one record; the same input gives the same bytes.
-
-    Args:
-      meta: at least {"id": str}.
-      arrays: name -> array; float32, float16, int16, int32, int64, uint8, uint16 or bool.
-      codec: "raw", or "flac" for one-dimensional int16 arrays at 48 kHz (lossless, about 0.4 of the size).
-
-    Raises:
-      ValueError: for another dtype or codec.
-    """
-    entries, payloads = [], []
-    for name, array in arrays.items():
-        array = np.asarray(array)
-        if array.dtype.name not in _DTYPES:
-            raise ValueError(f"array {name!r} is {array.dtype.name}: records hold {', '.join(_DTYPES)}")
-        kind = "raw"
-        if codec == "flac" and array.dtype == np.int16 and array.ndim == 1 and array.size:
-            kind, payload = "flac", _flac(array)
-        elif codec in ("raw", "flac"):
-            payload = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-        else:
-            raise ValueError(f"codec must be 'raw' or 'flac', got {codec!r}")
-        payloads.append(payload)
-        entries.append(
-            {"name": name, "dtype": array.dtype.name, "shape": array.shape, "codec": kind, "bytes": len(payload)}
-        )
-    header = json.dumps({"meta": dict(meta), "arrays": entries}, separators=(",", ":"), ensure_ascii=False)
-    header = header.encode()
-    return b"".join([_MAGIC, struct.pack("<I", len(header)), header, *payloads])
 
 
 class ShardReader:
@@ -175,11 +83,16 @@ def _open(path: pathlib.Path) -> ArrayRecordReader:
     if not path.is_file():
         raise ShardError(f"{path}: no such shard: copy it there or make the shards again")
     try:
-        return ArrayRecordReader(str(path), options=_READER_OPTIONS, file_reader_buffer_size=32768)
+        reader = ArrayRecordReader(str(path), options=_READER_OPTIONS, file_reader_buffer_size=32768)
+        if reader.ok():
+            return reader
+        # A damaged file opens quietly with no records; only closing it says what is wrong, and not always.
+        reader.close()
+        raise RuntimeError("cut short or damaged")
     except (RuntimeError, ValueError) as error:
-        detail = " ".join(str(error).split())[:200] or "cut short or damaged"
+        detail = " ".join(str(error).split(";")[0].split())[:200] or "cut short or damaged"
         raise ShardError(
-            f"{path}: not a complete shard of {path.stat().st_size} bytes ({detail}): copy it again or make it again"
+            f"{path}: not a complete shard, {path.stat().st_size} bytes ({detail}): copy it again or make it again"
         ) from error
 
 
@@ -236,23 +149,40 @@ def open_split(folder: str | os.PathLike, split: str) -> ShardReader:
 
 
 def write_shard(path: str | os.PathLike, blobs: Iterable[bytes]) -> int:
-    """Writes one shard under a temporary name and renames it when complete; returns the number of records."""
+    """Writes one shard under a temporary name and renames it when complete; returns the number of records.
+
+    Raises:
+      ShardError: the folder is missing, not writable, or full.
+    """
     path = pathlib.Path(path)
     partial = path.with_name(f".{path.name}.partial")
-    writer = ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
+    with _named(path):
+        writer = ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
     count = 0
     try:
         for blob in blobs:
-            writer.write(blob)
+            with _named(path):
+                writer.write(blob)
             count += 1
-        writer.close()
-        os.replace(partial, path)
+        with _named(path):
+            writer.close()
+            os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(Exception):
             writer.close()
         partial.unlink(missing_ok=True)
         raise
     return count
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+    """Turns the writer's errors, which name no file, into a `ShardError` that does."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        detail = str(error).split(";")[0] or type(error).__name__
+        raise ShardError(f"{path}: cannot be written ({detail}): check the folder and the space on the disk") from error
 
 
 def read_meta(folder: str | os.PathLike) -> dict:
@@ -385,9 +315,3 @@ def _blobs_by_size(records: Iterable, limit: int) -> Iterator[Iterator[bytes]]:
                 yield blob
 
         yield group()
-
-
-def _flac(samples: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, 48_000, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
