@@ -91,7 +91,7 @@ def derangement(count: int, seed: int) -> np.ndarray:
 
 def conditioning_gain(
     denoising_loss: DenoisingLoss,
-    latents: np.ndarray,
+    latents: Any,
     own: Any,
     *,
     sigma_data: float,
@@ -106,7 +106,8 @@ def conditioning_gain(
     Args:
       denoising_loss: (x0 [B, T, C], condition, key, sigma [B]) -> [B] raw lam(sigma) * MSE; it draws its noise from
         `key` alone, so that the same key gives the same noise under both conditions. Jit it for speed.
-      latents: [N, T, C] standardised latents x0.
+      latents: [N, T, C] standardised latents x0; or a tree of arrays with first axis N that stays with the clip, such
+        as the latents and the weights of their frames.
       own: condition of every clip; any tree of arrays whose first axis is N (z, z_q, or text and its mask).
       sigma_data: of the diffusion model; `relative_edges` are multiples of it.
       other: condition to put in the place of `own`, same tree. Default: `own` in another order, no clip with its own.
@@ -119,9 +120,8 @@ def conditioning_gain(
     Raises:
       ValueError: if the trees do not have N rows, the edges do not rise, or there are too few clips.
     """
-    latents = np.asarray(latents)
-    count = latents.shape[0]
-    for name, tree in (("own", own), ("other", other)):
+    count = np.shape(jax.tree.leaves(latents)[0])[0]
+    for name, tree in (("latents", latents), ("own", own), ("other", other)):
         for leaf in jax.tree.leaves(tree):
             if np.shape(leaf)[:1] != (count,):
                 raise ValueError(f"{name}: every array needs {count} rows, one a clip, got shape {np.shape(leaf)}")
@@ -135,7 +135,7 @@ def conditioning_gain(
     for repeat in range(repeats):
         if other is None:
             partner = derangement(count, seed * 1009 + repeat)
-            swapped = jax.tree.map(lambda leaf, rows=partner: np.asarray(leaf)[rows], own)
+            swapped = _rows(own, partner)
         else:
             swapped = other
         for index in range(edges.size - 1):
@@ -161,7 +161,7 @@ def conditioning_gain(
 
 def _paired_losses(
     denoising_loss: DenoisingLoss,
-    latents: np.ndarray,
+    latents: Any,
     own: Any,
     other: Any,
     key: jax.Array,
@@ -170,20 +170,24 @@ def _paired_losses(
     batch: int,
 ) -> np.ndarray:
     """[2, N] losses under the own and the other condition, with the same noise and the same sigma."""
-    count = latents.shape[0]
+    count = np.shape(jax.tree.leaves(latents)[0])[0]
     result = np.zeros((2, count))
     for start in range(0, count, batch):
         rows = np.arange(start, start + batch) % count
         sigma_key, noise_key = jax.random.split(jax.random.fold_in(key, start))
         share = jax.random.uniform(sigma_key, (batch,))
         sigma = jnp.exp(math.log(low) + share * (math.log(high) - math.log(low)))
-        x0 = jnp.asarray(latents[rows])
+        x0 = _rows(latents, rows)
         for side, tree in enumerate((own, other)):
-            condition = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(np.asarray(leaf)[rows]), tree)
+            condition = _rows(tree, rows)
             values = np.asarray(denoising_loss(x0, condition, noise_key, sigma), np.float64)
             kept = min(batch, count - start)
             result[side, start : start + kept] = values[:kept]
     return result
+
+
+def _rows(tree: Any, rows: np.ndarray) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[rows]), tree)
 
 
 def latent_covariance(latents: np.ndarray, frame_mask: np.ndarray | None = None, block: int = 1) -> np.ndarray:

@@ -177,7 +177,8 @@ def retrieve(
       decoded: [N, D] embeddings of the decoded clips, same order. A row of nan (a silent decoded clip) has rank K;
         a silent source is left out.
       durations: [N] seconds.
-      candidates: K, own source included; at most N.
+      candidates: K, own source included; at most a quarter of the sources (but 4 of them, where there are as many), so
+        that the candidates of a small set are of like duration, too.
 
     Raises:
       ValueError: if the shapes do not fit or there are fewer than two usable sources.
@@ -187,7 +188,7 @@ def retrieve(
         raise ValueError(f"got sources {sources.shape}, decoded {decoded.shape} and {len(durations)} durations")
     usable = np.flatnonzero(np.isfinite(sources).all(axis=1))
     lengths = np.asarray(durations, np.float64)[usable]
-    table = like_durations(lengths, candidates, seed)
+    table = like_durations(lengths, min(candidates, max(4, len(usable) // 4)), seed)
     scale = np.maximum(sources[usable].std(axis=0), 1e-6 * max(1.0, float(np.abs(sources[usable]).max())))
     from_sources, from_decoded = sources[usable] / scale, decoded[usable] / scale
     ranks, hits = np.full(len(durations), np.nan), np.full(len(durations), np.nan)
