@@ -1,9 +1,10 @@
 """Fingerprints: which bytes, which numbers and which codes a model stands for.
 
 Three questions need three answers. *Is this file intact?* The SHA-256 of its bytes. *Are these the same weights, stored
-in another precision?* The SHA-256 of the values rounded to half precision. *What do these codes mean?* The model id: the
-parts of a model that turn a sound into codes, so that a `.spresso` file is refused by every model that would misread
-it, yet still opens with a later decoder trained for the same codes, or with the same model stored in half precision.
+in another precision?* The SHA-256 of the values rounded to half precision. *What do these codes mean?* The model id:
+the parts of a model that turn a sound into codes, so that a `.spresso` file is refused by every model that would
+misread it, yet still opens with a later decoder trained for the same codes, or with the same model stored in half
+precision.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def values_sha256(tensors: Mapping[str, np.ndarray]) -> str:
             with np.errstate(over="ignore"):
                 array = array.astype("<f2")
         digest.update(json.dumps([name, array.dtype.str, list(array.shape)]).encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 

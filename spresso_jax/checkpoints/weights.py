@@ -259,7 +259,7 @@ def _stored(name: str, flat: Mapping[str, Any], dtype: str) -> dict[str, np.ndar
                 if array.size and float(np.abs(array).max()) > 65504.0:
                     raise ModelFolderError(f"{name}: parameter {key!r} exceeds float16's 65504: store as 'float32'")
                 array = array.astype(np.float16)
-        tensors[key] = np.ascontiguousarray(array)
+        tensors[key] = np.asarray(array, order="C")
     if not tensors:
         raise ModelFolderError(f"network {name!r} has no parameters")
     return tensors

@@ -16,9 +16,10 @@ Header, 128 bits, every field with its most significant bit first:
 | samples | 32 | true length at the original rate |
 | checksum | 32 | CRC-32 of the 12 bytes before it and of the payload |
 
-Payload: the codes [channels, F, M], last axis fastest, `bits` bits each with the most significant bit first, and zero bits up
-to the next whole byte. F is not stored: it is ceil(frames / t), where frames = ceil(S / 480) and S is the length at 48 kHz,
-round(samples * 48000 / rate). So the header alone fixes the size of the file, which is compared before anything is allocated.
+Payload: the codes [channels, F, M], last axis fastest, `bits` bits each with the most significant bit first, and zero
+bits up to the next whole byte. F is not stored: it is ceil(frames / t), where frames = ceil(S / 480) and S is the
+length at 48 kHz, round(samples * 48000 / rate). So the header alone fixes the size of the file, which is compared
+before anything is allocated.
 
 Every field uses all of its values and no bit is spare; what does not fit comes with a new version number.
 """
@@ -36,8 +37,8 @@ HEADER_BYTES = 16
 VERSION = 1
 SUFFIX = ".spresso"
 SAMPLE_RATES = (
-    48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 37_800, 50_000, 64_000, 88_200, 96_000, 176_400,
-    192_000,
+    48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 37_800, 50_000, 64_000, 88_200, 96_000,
+    176_400, 192_000,
 )  # fmt: skip
 MAX_CHANNELS, MAX_BITS, MAX_CODEBOOKS, MAX_DOWNSAMPLE = 8, 16, 64, 128
 MAX_SAMPLES = 2**32 - 1
@@ -51,7 +52,7 @@ _CHECKED_BYTES = HEADER_BYTES - 4
 
 
 class BitstreamError(ValueError):
-    """Bytes that are not a whole, undamaged `.spresso` file of a known version, or contents that such a file cannot hold."""
+    """Bytes that are no whole, undamaged `.spresso` file of a known version, or contents that no such file can hold."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ class Header:
     def bitrates(self) -> dict[str, float]:
         """Bitrates in kbit/s, all channels together.
 
-        `nominal` is the paper's M log2(K) f with f full frames of a 5 s clip per second (25, 11, 5, 1 Hz); `payload` counts
-        the bits of the codes and `file` every byte of the file, both over the true duration.
+        `nominal` is the paper's M log2(K) f with f full frames of a 5 s clip per second (25, 11, 5, 1 Hz); `payload`
+        counts the bits of the codes and `file` every byte of the file, both over the true duration.
         """
         nominal_rate = (CLIP_FRAMES // self.downsample) / CLIP_SECONDS
         return {
@@ -194,7 +195,8 @@ def unpack(data: bytes) -> EncodedAudio:
     data = bytes(data)
     header = read_header(data, len(data))
     payload = data[HEADER_BYTES:]
-    if zlib.crc32(payload, zlib.crc32(data[:_CHECKED_BYTES])) != int.from_bytes(data[_CHECKED_BYTES:HEADER_BYTES], "big"):
+    checksum = zlib.crc32(payload, zlib.crc32(data[:_CHECKED_BYTES]))
+    if checksum != int.from_bytes(data[_CHECKED_BYTES:HEADER_BYTES], "big"):
         raise BitstreamError("this .spresso file is damaged (its checksum does not match): get it again")
     used = header.payload_bits
     if used % 8 and payload[-1] & ((1 << (-used % 8)) - 1):
@@ -242,7 +244,8 @@ def read_header(data: bytes, file_bytes: int) -> Header:
     )
     if file_bytes != header.file_bytes:
         raise BitstreamError(
-            f"this .spresso file is truncated or damaged: its header asks for {header.file_bytes} bytes, it has {file_bytes}"
+            "this .spresso file is truncated or damaged: its header asks for"
+            f" {header.file_bytes} bytes, it has {file_bytes}"
         )
     _check_header(header)
     return header
