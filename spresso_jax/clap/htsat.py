@@ -59,7 +59,7 @@ def fold_spectrogram(features: Array, image_size: int) -> Array:
         raise ValueError(f"{bands} mel bands do not fit into image_size {image_size}")
     columns, rows = image_size * ratio, image_size // ratio
     if frames > columns:
-        raise ValueError(f"{frames} frames exceed {columns} (image_size {image_size}): use fewer samples or a larger hop")
+        raise ValueError(f"{frames} frames exceed {columns} (image_size {image_size}): cut samples or enlarge the hop")
     if frames < columns:
         stretch = jnp.asarray(cubic_resize_matrix(columns, frames), features.dtype)
         features = jnp.einsum("ot,btm->bom", stretch, features, precision="highest")

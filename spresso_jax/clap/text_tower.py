@@ -92,7 +92,7 @@ class ClapTextTower(nn.Module):
         length = tokens.shape[1]
         needed = length + FIRST_POSITION
         if needed > self.positions:
-            raise ValueError(f"{length} tokens need {needed} positions, the tower has {self.positions}: shorten captions")
+            raise ValueError(f"{length} tokens need {needed} positions, the tower has {self.positions}: cut captions")
         if not -self.layers <= self.states_layer <= -1:
             raise ValueError(f"states_layer must be -1 (last) to -{self.layers}, got {self.states_layer}")
 
