@@ -13,6 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from spresso_jax.quantizer.assign import smallest
 from spresso_jax.quantizer.qinco import Params, Qinco, dot
 
 TILE_ROWS = 1024
@@ -42,14 +43,12 @@ def fit_standardisation(rows: jax.Array, per_dimension: bool = True) -> tuple[ja
 def nearest(rows: jax.Array, table: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Index of the nearest codeword and squared distance: rows [N, D], table [K, D] give [N] int32, [N]."""
     score = jnp.sum(jnp.square(table), axis=-1) - 2.0 * dot(rows, table.T)
-    least = jnp.min(score, axis=-1)
-    # Minimum, then first position: both vectorise on a CPU, unlike argmin.
-    position = jnp.where(score == least[:, None], jnp.arange(table.shape[0], dtype=jnp.int32), table.shape[0])
-    return jnp.min(position, axis=-1), least + jnp.sum(jnp.square(rows), axis=-1)
+    code = smallest(score, 1)
+    return code[:, 0], jnp.take_along_axis(score, code, axis=-1)[:, 0] + jnp.sum(jnp.square(rows), axis=-1)
 
 
-@partial(jax.jit, static_argnames=("tile",))
-def _lloyd_iteration(key, tiles, weight, table, used_tiles, tile=None):
+@jax.jit
+def _lloyd_iteration(key, tiles, weight, table, used_tiles):
     """One k-means update on the first `used_tiles` of tiles [T, R, D]; empty clusters get badly coded rows."""
     codewords, dimension = table.shape
     count, rows = weight.shape
