@@ -71,7 +71,10 @@ class Batches:
         return next(self._iterator)
 
     def close(self) -> None:
-        """Stops the threads; further reads end the iteration. The shards close with the last thread that reads them."""
+        """Stops the threads after the batches they are at; further reads end the iteration.
+
+        The shards close by themselves when the last thread lets go of them.
+        """
         if not self._closed:
             self._closed = True
             self._iterator.close()
