@@ -32,7 +32,6 @@ def test_two_runs_give_the_same_bytes(sounds, shards, tmp_path):
     assert len(records.splits_of(tmp_path)["train"]) > 1
 
 
-@pytest.mark.slow
 def test_two_processes_give_the_same_bytes(sounds, shards, tmp_path):
     prepare([sounds], tmp_path, shard_bytes=120_000, workers=2)
     assert contents(tmp_path) == contents(shards)
