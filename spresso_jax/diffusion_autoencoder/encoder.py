@@ -9,7 +9,7 @@ import numpy as np
 
 from spresso_jax.nn.lora import LoraDense
 from spresso_jax.nn.rope import rope_table
-from spresso_jax.nn.transformer import PreNormBlock, layer_norm
+from spresso_jax.nn.transformer import PreNormBlock, layer_norm, stacked
 from spresso_jax.shapes import pooled_length
 
 
@@ -74,10 +74,7 @@ class LatentEncoder(nn.Module):
         if self.depth:
             positions = np.arange(0, frames, self.patch) + self.patch // 2
             table = jnp.asarray(rope_table(positions, self.width // self.heads, self.rope_theta))
-            body = nn.remat(PreNormBlock, prevent_cse=False) if self.remat else PreNormBlock
-            blocks = nn.scan(
-                body, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast, length=self.depth
-            )
+            blocks = stacked(PreNormBlock, self.depth, self.remat)
             x, _ = blocks(self.width, self.heads, self.mlp_ratio, dtype=self.dtype, name="blocks")(x, table)
         x = layer_norm(x) if self.final_norm else x
         x = x if self.patch > 1 else pool(x, self.downsample)

@@ -18,6 +18,7 @@ from spresso_jax.dit.blocks import AudioBlock, JointBlock, OutputLayer, Parallel
 from spresso_jax.dit.conditioning import Caption, NoiseLevel, PooledCaption
 from spresso_jax.nn.lora import LoraDense
 from spresso_jax.nn.rope import rope_table
+from spresso_jax.nn.transformer import stacked
 from spresso_jax.shapes import pooled_length, pooled_positions
 
 
@@ -109,11 +110,11 @@ class DiT(nn.Module):
         )
         third = dict(third_stream=self.third_stream, isolated=self.isolated, down_bias_init=self.down_bias_init)
         if self.joint_blocks > 1:
-            self.joint = _stack(JointBlock, self.joint_blocks - 1, self.remat)(**common, **third)
+            self.joint = stacked(JointBlock, self.joint_blocks - 1, self.remat, inputs=2)(**common, **third)
         self.joint_last = JointBlock(**common, **third, last=True, text_last=not self.single_text)
         if self.audio_blocks:
             block = AudioBlock if self.single_style == "sequential" else ParallelBlock
-            self.single = _stack(block, self.audio_blocks, self.remat)(**common)
+            self.single = stacked(block, self.audio_blocks, self.remat, inputs=2)(**common)
         self.output = OutputLayer(self.latent_channels * self.patch, self.dtype)
 
     def __call__(
@@ -224,13 +225,6 @@ class DiT(nn.Module):
                 )
             tables["down"] = self._table(pooled_positions(frames, context.downsample))
         return tables
-
-
-def _stack(block: type[nn.Module], length: int, remat: bool) -> Any:
-    """`length` copies of a block as one scanned module: parameters stacked on axis 0, compiled once."""
-    body = nn.remat(block, prevent_cse=False) if remat else block
-    broadcast = (nn.broadcast, nn.broadcast)
-    return nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=broadcast, length=length)
 
 
 def init_down_from_audio(params: Mapping[str, Any]) -> dict[str, Any]:
