@@ -19,13 +19,14 @@ import numpy as np
 from jax import Array, lax
 
 from spresso_jax.audio.stft import stft
+from spresso_jax.audio_ae.folded_convolution import fold_of, folded_convolution
 
 PERIODS = (2, 3, 5, 7, 11)
 FFT_SIZES = (2048, 1024, 512)
 BANDS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 PERIOD_CHANNELS = (32, 128, 512, 1024, 1024)
 RATE_CHANNELS = (16, 64, 256, 1024, 1024, 1024)
-_RATE_LAYERS = ((15, 1, 7, 1), (41, 4, 20, 4), (41, 4, 20, 16), (41, 4, 20, 64), (41, 4, 20, 256), (5, 1, 2, 1))
+_RATE_LAYERS = ((15, 1, 1), (41, 4, 4), (41, 4, 16), (41, 4, 64), (41, 4, 256), (5, 1, 1))  # size, stride, groups
 _SLOPE = 0.1
 
 
@@ -34,7 +35,7 @@ def _leaky(x: Array) -> Array:
 
 
 class WeightNormConv(nn.Module):
-    """Convolution over the axes between batch and channels with weight g v / |v|, the norm per output channel.
+    """Zero-padded convolution, strided along its last axis, with weight g v / |v|, the norm per output channel.
 
     Starts like torch: v and bias uniform(+-1/sqrt(fan_in)), g = |v|. Parameters: `kernel` (v, `[*size, C_in / groups,
     C_out]`), `scale` (g, `[C_out]`), `bias`.
@@ -42,16 +43,14 @@ class WeightNormConv(nn.Module):
     Attributes:
       features: C_out.
       size: kernel size of each axis.
-      strides: of each axis.
-      pad: zeros on both sides of each axis.
+      stride: along the last axis.
       groups: feature groups.
       dtype: of the products.
     """
 
     features: int
     size: Sequence[int]
-    strides: Sequence[int]
-    pad: Sequence[int]
+    stride: int = 1
     groups: int = 1
     dtype: str = "float32"
 
@@ -67,14 +66,20 @@ class WeightNormConv(nn.Module):
         norm = jnp.sqrt(jnp.sum(kernel * kernel, axis=tuple(range(kernel.ndim - 1))))
         scale = self.param("scale", lambda key: norm)
         bias = self.param("bias", uniform, (self.features,))
-        y = lax.conv_general_dilated(
-            x.astype(self.dtype),
-            (kernel * (scale / norm)).astype(self.dtype),
-            window_strides=tuple(self.strides),
-            padding=[(p, p) for p in self.pad],
-            dimension_numbers=("NHC", "HIO", "NHC") if len(self.size) == 1 else ("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
+        weight = (kernel * (scale / norm)).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.groups == 1:
+            fold = fold_of(self.size[-1], self.stride, x.shape[-1], self.features)
+            y = folded_convolution(x, weight, self.stride, fold)
+        else:
+            y = lax.conv_general_dilated(
+                x,
+                weight,
+                (self.stride,),
+                [(self.size[0] // 2,) * 2],
+                dimension_numbers=("NHC", "HIO", "NHC"),
+                feature_group_count=self.groups,
+            )
         return y + bias.astype(self.dtype)
 
 
@@ -106,9 +111,9 @@ class PeriodDiscriminator(nn.Module):
         maps = []
         for i, features in enumerate(self.channels):
             stride = 3 if i + 1 < len(self.channels) else 1
-            x = _leaky(WeightNormConv(features, (5,), (stride,), (2,), dtype=self.dtype, name=f"layer_{i}")(x))
+            x = _leaky(WeightNormConv(features, (5,), stride, dtype=self.dtype, name=f"layer_{i}")(x))
             maps.append(x)
-        maps.append(WeightNormConv(1, (3,), (1,), (1,), dtype=self.dtype, name="score")(x))
+        maps.append(WeightNormConv(1, (3,), dtype=self.dtype, name="score")(x))
         return [m.astype(jnp.float32) for m in maps]
 
 
@@ -138,16 +143,16 @@ class SpectrumDiscriminator(nn.Module):
         spectrum = stft(audio, self.n_fft, self.n_fft // 4, padding="stride_match")
         image = jnp.stack([spectrum.real, spectrum.imag], axis=-1)
         maps, ends = [], []
-        layers = (((3, 9), (1, 1), (1, 4)),) + (((3, 9), (1, 2), (1, 4)),) * 3 + (((3, 3), (1, 1), (1, 1)),)
+        layers = (((3, 9), 1), ((3, 9), 2), ((3, 9), 2), ((3, 9), 2), ((3, 3), 1))
         for band, (low, high) in enumerate(band_edges(self.n_fft, self.bands)):
             x = image[:, :, low:high]
-            for i, (size, strides, pad) in enumerate(layers):
+            for i, (size, stride) in enumerate(layers):
                 name = f"band_{band}_layer_{i}"
-                x = _leaky(WeightNormConv(self.channels, size, strides, pad, dtype=self.dtype, name=name)(x))
+                x = _leaky(WeightNormConv(self.channels, size, stride, dtype=self.dtype, name=name)(x))
                 maps.append(x)
             ends.append(x)
         x = jnp.concatenate(ends, axis=2)
-        maps.append(WeightNormConv(1, (3, 3), (1, 1), (1, 1), dtype=self.dtype, name="score")(x))
+        maps.append(WeightNormConv(1, (3, 3), dtype=self.dtype, name="score")(x))
         return [m.astype(jnp.float32) for m in maps]
 
 
@@ -192,12 +197,12 @@ class RateDiscriminator(nn.Module):
     def __call__(self, audio: Array) -> list[Array]:
         x = decimate(audio, self.rate)[..., None]
         maps = []
-        for i, (features, (size, stride, pad, groups)) in enumerate(zip(self.channels, _RATE_LAYERS, strict=True)):
+        for i, (features, (size, stride, groups)) in enumerate(zip(self.channels, _RATE_LAYERS, strict=True)):
             groups = math.gcd(math.gcd(groups, x.shape[-1]), features)
-            layer = WeightNormConv(features, (size,), (stride,), (pad,), groups, self.dtype, name=f"layer_{i}")
+            layer = WeightNormConv(features, (size,), stride, groups, self.dtype, name=f"layer_{i}")
             x = _leaky(layer(x))
             maps.append(x)
-        maps.append(WeightNormConv(1, (3,), (1,), (1,), dtype=self.dtype, name="score")(x))
+        maps.append(WeightNormConv(1, (3,), dtype=self.dtype, name="score")(x))
         return [m.astype(jnp.float32) for m in maps]
 
 
