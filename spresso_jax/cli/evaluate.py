@@ -32,7 +32,7 @@ def evaluate(
     codebooks: Annotated[
         list[str] | None, typer.Option(help="Numbers of codebooks, e.g. 4,12; once for all models, or once a model.")
     ] = None,
-    clap: Annotated[str | None, typer.Option(help="Model folder whose CLAP is used; default: the first with one.")] = None,
+    clap: Annotated[str | None, typer.Option(help="Model folder whose CLAP is used (default: the first).")] = None,
     candidates: Annotated[int, typer.Option(min=2, help="Sources that each decoded clip is compared with.")] = 24,
     gain_clips: Annotated[int, typer.Option(min=0, help="Clips for the conditioning gain; 0 leaves it out.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of clips, of decoding and of all draws.")] = 0,
@@ -179,7 +179,7 @@ def _model_systems(
     from spresso_jax.evaluate.systems import codec_systems, linear_system
 
     if codebooks and len(codebooks) not in (1, len(models)):
-        raise ValueError(f"--codebooks was given {len(codebooks)} times for {len(models)} models: give 1 or {len(models)}")
+        raise ValueError(f"{len(codebooks)} times --codebooks for {len(models)} models: give it once, or once a model")
     folders = [find_model_folder(model) for model in models]
     names = _short_names(folders)
     systems: list[System] = [linear_system()]

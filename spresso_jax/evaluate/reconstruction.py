@@ -49,12 +49,10 @@ def si_sdr(
     if convention not in ("exact", "torchmetrics", "auraloss"):
         raise ValueError(f"convention must be 'exact', 'torchmetrics' or 'auraloss', got {convention!r}")
     if convention == "exact":
-        reference, estimate = reference.astype(np.float64), estimate.astype(np.float64)
+        return _exact_si_sdr(reference.astype(np.float64), estimate.astype(np.float64), zero_mean)
     if zero_mean:
         reference = reference - reference.mean(axis=-1, keepdims=True)
         estimate = estimate - estimate.mean(axis=-1, keepdims=True)
-    if convention == "exact":
-        return _exact_si_sdr(reference, estimate)
     epsilon = 1e-8 if convention == "auraloss" else np.finfo(reference.dtype).eps
     above = epsilon if convention == "torchmetrics" else 0.0
     product = np.sum(estimate * reference, axis=-1, keepdims=True)
@@ -66,20 +64,26 @@ def si_sdr(
     return (10.0 * np.log10(ratio)).astype(np.float64)
 
 
-def _exact_si_sdr(reference: np.ndarray, estimate: np.ndarray) -> np.ndarray:
-    """SI-SDR of zero-mean float64 signals by the rule for silence stated in `si_sdr`."""
-    scale_r = np.abs(reference).max(axis=-1, keepdims=True)
-    scale_e = np.abs(estimate).max(axis=-1, keepdims=True)
-    silent_r, silent_e = scale_r[..., 0] < 1e-12, scale_e[..., 0] < 1e-12
-    r = reference / np.where(scale_r < 1e-12, 1.0, scale_r)
-    e = estimate / np.where(scale_e < 1e-12, 1.0, scale_e)
+def _exact_si_sdr(reference: np.ndarray, estimate: np.ndarray, zero_mean: bool) -> np.ndarray:
+    """SI-SDR of float64 signals by the rule for silence stated in `si_sdr`."""
+    (r, silent_r), (e, silent_e) = (_at_unit_peak(signal, zero_mean) for signal in (reference, estimate))
     energy = np.sum(r * r, axis=-1, keepdims=True)
     target = np.sum(e * r, axis=-1, keepdims=True) / np.where(energy > 0.0, energy, 1.0) * r
     tiny = np.finfo(np.float64).tiny
     signal = np.maximum(np.sum(target**2, axis=-1), tiny)
     distortion = np.maximum(np.sum((target - e) ** 2, axis=-1), tiny)
-    values = np.clip(10.0 * np.log10(signal / distortion), SILENT_ESTIMATE_DB, IDENTICAL_DB)
+    values = np.clip(10.0 * (np.log10(signal) - np.log10(distortion)), SILENT_ESTIMATE_DB, IDENTICAL_DB)
     return np.where(silent_r, math.nan, np.where(silent_e, SILENT_ESTIMATE_DB, values))
+
+
+def _at_unit_peak(signal: np.ndarray, zero_mean: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The signal with peak 1, and whether it is silent: nothing is left of it but the rounding of its mean."""
+    before = np.abs(signal).max(axis=-1, keepdims=True)
+    if zero_mean:
+        signal = signal - signal.mean(axis=-1, keepdims=True)
+    peak = np.abs(signal).max(axis=-1, keepdims=True)
+    silent = peak <= 1e-12 * before
+    return signal / np.where(silent, 1.0, peak), silent[..., 0]
 
 
 def magnitude_frames(audio: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
