@@ -15,7 +15,7 @@ from types import MappingProxyType
 import numpy as np
 import scipy.signal
 
-from data_pipeline import synth_impacts, synth_textures, synth_tones
+from data_pipeline import synth_impacts, synth_machines, synth_motion, synth_music, synth_nature, synth_voices
 from data_pipeline.synth_sources import (
     RATE,
     Array,
@@ -38,12 +38,12 @@ _RECIPES: MappingProxyType[str, Callable] = MappingProxyType({
     function.__name__: function
     for function in (
         synth_impacts.wood_impact, synth_impacts.metal_impact, synth_impacts.stone_impact, synth_impacts.glass_impact,
-        synth_impacts.glass_break, synth_impacts.bell, synth_impacts.footsteps, synth_impacts.explosion,
-        synth_impacts.thunder, synth_impacts.coin, synth_textures.rain, synth_textures.wind, synth_textures.fire,
-        synth_textures.water_drips, synth_textures.stream, synth_textures.engine, synth_textures.machine_hum,
-        synth_textures.insects, synth_textures.door_creak, synth_tones.birds, synth_tones.babble,
-        synth_tones.creature, synth_tones.alarm, synth_tones.laser, synth_tones.whoosh, synth_tones.ui_blip,
-        synth_tones.music,
+        synth_impacts.glass_break, synth_impacts.bell, synth_motion.footsteps, synth_motion.explosion,
+        synth_motion.thunder, synth_impacts.coin, synth_nature.rain, synth_nature.wind, synth_nature.fire,
+        synth_nature.water_drips, synth_nature.stream, synth_machines.engine, synth_machines.machine_hum,
+        synth_nature.insects, synth_motion.door_creak, synth_voices.birds, synth_voices.babble,
+        synth_voices.creature, synth_machines.alarm, synth_machines.laser, synth_motion.whoosh, synth_machines.ui_blip,
+        synth_music.music,
     )
 })  # fmt: skip
 FAMILIES: tuple[str, ...] = tuple(_RECIPES)
@@ -80,7 +80,7 @@ def synthesise(index: int, seed: int) -> SynthClip:
     rng = np.random.default_rng((seed, index))
     family = family_of(index, seed)
     audio, text = _RECIPES[family](rng)
-    audio = _fit(unit(np.nan_to_num(audio)))
+    audio = _fit(audio)
     if rng.uniform() < 0.14:
         audio, text = _layer(rng, audio, text, family)
     audio, where = _place(rng, audio)
@@ -100,22 +100,27 @@ def family_of(index: int, seed: int) -> str:
 
 
 def _fit(audio: Array) -> Array:
-    """Pads or cuts to the allowed durations; a short sound keeps a little silence behind it."""
-    if len(audio) < SHORTEST * RATE:
-        return np.pad(audio, (0, samples(SHORTEST) - len(audio)))
-    return audio[: samples(LONGEST)]
+    """Unit peak, allowed duration, closed end, and no more than a moment of silence behind the last sound."""
+    audio = unit(np.nan_to_num(audio[: samples(LONGEST)]))
+    heard = np.flatnonzero(np.abs(audio) > 3e-4)
+    end = (int(heard[-1]) if len(heard) else 0) + samples(0.03)
+    audio = audio[:end] if end < len(audio) else audio.copy()
+    ramp = min(samples(0.005), len(audio))
+    audio[-ramp:] *= np.linspace(1, 0, ramp, dtype=np.float32)
+    return np.pad(audio, (0, max(0, samples(SHORTEST) - len(audio))))
 
 
 def _layer(rng: np.random.Generator, audio: Array, text: str, family: str) -> tuple[Array, str]:
     """Puts a sound over a quieter texture of another family, and starts it a little later."""
     others = [name for name in BACKGROUNDS if name != family]
     bed, bed_text = _RECIPES[others[int(rng.integers(len(others)))]](rng)
-    bed = unit(_fit(bed))
+    bed = _fit(bed)
     lead = round(rng.uniform(0, 0.5) * max(0, len(bed) - len(audio)))
-    n = max(len(bed), len(audio)) if rng.uniform() < 0.6 else min(len(bed), len(audio) + lead)
+    n = len(bed) if rng.uniform() < 0.6 else min(len(bed), len(audio) + lead)
     total = np.zeros(n, np.float32)
     total[: len(bed)] = bed[:n] * 10 ** (rng.uniform(-20, -7) / 20)
     total[lead : lead + len(audio)] += audio[: n - lead]
+    total[-samples(0.01) :] *= np.linspace(1, 0, samples(0.01), dtype=np.float32)
     joined = pick(rng, "{a} with {b} in the background|{a} over {b}|{a}, and {b} behind it")
     return total, joined.format(a=text, b=bed_text)
 

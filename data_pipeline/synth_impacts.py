@@ -1,23 +1,20 @@
-"""Struck, broken and blown-up things: modal synthesis after van den Doel and Pai (1998), with contact noise.
+"""Struck and broken things: modal synthesis after van den Doel and Pai (1998), with contact noise.
 
 Each family is a function rng -> (audio float32 [S] at any level, caption as a noun phrase).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from data_pipeline.synth_sources import (
     Array,
     above,
-    band,
     below,
     curve,
     decay,
-    drift,
-    frame_curve,
-    frame_drift,
-    frame_times,
     impulses,
     log_uniform,
     modes,
@@ -26,15 +23,16 @@ from data_pipeline.synth_sources import (
     scatter,
     shaped_noise,
     sine,
-    swell,
-    tilt,
-    times,
     unit,
 )
 from data_pipeline.synth_words import counted, grade, phrase, pick
 
 Rng = np.random.Generator
+
+
 BAR = np.array([1, 2.756, 5.404, 8.933, 13.34, 18.64, 24.8])
+
+
 SIZES = ("huge|massive|very large", "large|big", "medium sized||", "small", "tiny|very small")
 
 
@@ -77,7 +75,7 @@ def hits(rng: Rng) -> tuple[list[tuple[float, float]], str]:
         number, gap = int(rng.integers(2, 6)), log_uniform(rng, 0.09, 0.6)
         pace = grade(rng, gap, 0.09, 0.6, ("rapid|quick|fast", "", "slow|"), logarithmic=True)
         plan = [(i * gap * rng.uniform(0.9, 1.1), rng.uniform(0.5, 1)) for i in range(number)]
-        return plan, f"{pace} {counted(number, 'hit', 'hits')}"
+        return plan, counted(number, f"{pace} hit", f"{pace} hits")
     gap, keep, plan, start, strength = rng.uniform(0.15, 0.45), rng.uniform(0.6, 0.8), [], 0.0, 1.0
     while gap > 0.02 and len(plan) < 12:
         plan.append((start, strength))
@@ -85,30 +83,30 @@ def hits(rng: Rng) -> tuple[list[tuple[float, float]], str]:
     return plan, pick(rng, "object dropping and bouncing|piece falling and bouncing to rest")
 
 
-def perform(rng: Rng, plan: list[tuple[float, float]], hit: callable, tail: float = 0.0) -> Array:
+def perform(rng: Rng, plan: list[tuple[float, float]], hit: Callable[[float], Array], tail: float = 0.0) -> Array:
     """Plays `hit(strength)` at the times of the plan."""
     grains = [(start, strength * hit(strength)) for start, strength in plan]
     end = max(start + len(audio) / 48_000 for start, audio in grains)
     return scatter(samples(min(7.5, end + tail)), grains)
 
 
-def describe(rng: Rng, words: str, event: str, material: str, **extra: str) -> str:
-    """Phrases for one hit, several hits or a bounce of a material."""
-    number = event.split()[-1] == "hits"
-    templates = (
-        (
-            "{event} on {size} {material}, {sound}",
-            "{size} {material} struck: {event}, {sound}",
-            "{event} against {material}",
+def describe(rng: Rng, event: str, size: str, sound: str, adjective: str, thing: str) -> str:
+    """A phrase for one hit, several hits or a bounce; `adjective` and `thing` are "word|word" for the material."""
+    material, thing = pick(rng, adjective), pick(rng, thing)
+    if event.endswith("hits"):
+        templates = (
+            "{event} on a {size} {thing}, {sound}",
+            "a {size} {thing} struck with {event}",
+            "{sound} {material} impacts: {event} on a {size} {thing}",
         )
-        if number
-        else (
+    else:
+        templates = (
             "a {size} {material} {event}",
             "a {size} {material} {event} with a {sound} tone",
             "a {sound} {material} {event}",
+            "a {size} {material} {event}, {sound}",
         )
-    )
-    return phrase(rng, templates, event=event, material=material, sound=words, **extra)
+    return phrase(rng, templates, event=event, material=material, thing=thing, sound=sound, size=size)
 
 
 def wood_impact(rng: Rng) -> tuple[Array, str]:
@@ -128,16 +126,19 @@ def wood_impact(rng: Rng) -> tuple[Array, str]:
     audio = perform(rng, plan, hit, 0.1)
     sound = grade(rng, hardness, 0.2, 0.9, ("dull|muffled|soft", "dry|woody", "sharp|bright|hard"))
     size = grade(rng, pitch, 90, 1100, SIZES, logarithmic=True)
-    return audio, describe(
-        rng, sound, event, pick(rng, "hollow wood|hollow wooden" if hollow else "wood|wooden"), size=size
+    material = (
+        ("hollow wooden", "wooden box|barrel|empty crate")
+        if hollow
+        else ("wooden|wood", "plank|table|wooden block|log")
     )
+    return audio, describe(rng, event, size, sound, *material)
 
 
 def metal_impact(rng: Rng) -> tuple[Array, str]:
     pitch, t60 = log_uniform(rng, 80, 1500), log_uniform(rng, 0.25, 5.0)
     hardness = rng.uniform(0.45, 1.0)
-    number = int(rng.integers(10, 36))
-    ratios = np.sort(np.append(1.0, 1 + rng.uniform(0, 1, number) ** 1.4 * min(40.0, 17_000 / pitch)))
+    number = int(rng.integers(14, 60))
+    ratios = np.sort(np.append(1.0, 1 + rng.uniform(0, 1, number) ** 1.4 * min(60.0, 20_000 / pitch)))
     ratios = np.append(ratios, ratios[:8] * (1 + rng.uniform(0.0005, 0.006, 8)))
     plan, event = hits(rng)
     audio = perform(
@@ -147,11 +148,9 @@ def metal_impact(rng: Rng) -> tuple[Array, str]:
         rng, t60, 0.25, 5, ("dead|short clanking", "clanging|clanky", "ringing|resonant", "long ringing|long resonant"),
         logarithmic=True,
     )  # fmt: skip
-    size = grade(
-        rng, pitch, 80, 1500, ("heavy|huge", "large|big", "|metal plate of medium", "small|light"), logarithmic=True
-    )
-    size = size.replace("metal plate of medium", "medium")
-    return audio, describe(rng, ring, event, pick(rng, "metal|steel|iron"), size=size)
+    size = grade(rng, pitch, 80, 1500, ("heavy|huge", "large|big", "|medium sized", "small|light"), logarithmic=True)
+    material = ("metal|steel|iron", "metal plate|steel pipe|iron bar|metal sheet|anvil")
+    return audio, describe(rng, event, size, ring, *material)
 
 
 def stone_impact(rng: Rng) -> tuple[Array, str]:
@@ -173,13 +172,8 @@ def stone_impact(rng: Rng) -> tuple[Array, str]:
         grit = resonator(grit, log_uniform(rng, 2500, 7000), 1800) + resonator(grit, log_uniform(rng, 900, 2000), 500)
         audio = audio + rng.uniform(0.3, 0.7) * np.abs(audio).max() * unit(grit)
     size = grade(rng, pitch, 250, 2600, SIZES, logarithmic=True)
-    text = describe(
-        rng,
-        pick(rng, "hard dry|dry|gritty" if crumble else "hard|dry|clacking"),
-        event,
-        pick(rng, "stone|rock"),
-        size=size,
-    )
+    sound = pick(rng, "gritty|dry|rough" if crumble else "hard|dry|clacking")
+    text = describe(rng, event, size, sound, "stone|rock", "stone|rock|stone slab|brick")
     return audio, text + (pick(rng, " with crumbling debris| and falling gravel| with grit") if crumble else "")
 
 
@@ -191,7 +185,9 @@ def glass_impact(rng: Rng) -> tuple[Array, str]:
     audio = perform(rng, plan, lambda s: struck(rng, pitch, ratios, t60, 0.35, 0.8 + 0.2 * s, 0.15), 0.05)
     ring = grade(rng, t60, 0.12, 1.8, ("short|dull", "clinking|clear", "ringing|long ringing"), logarithmic=True)
     size = grade(rng, pitch, 700, 4200, ("large|big", "|medium sized", "small|tiny"), logarithmic=True)
-    return audio, describe(rng, ring, event, pick(rng, "glass|crystal glass|glass bottle"), size=size)
+    return audio, describe(
+        rng, event, size, ring, "glass|crystal glass", "drinking glass|glass bottle|glass pane|glass jar"
+    )
 
 
 def glass_break(rng: Rng) -> tuple[Array, str]:
@@ -243,6 +239,7 @@ def bell(rng: Rng) -> tuple[Array, str]:
     t60 *= (400 / pitch) ** 0.25
     ratios = np.array([0.5, 1, 1.19, 1.5, 2, 2.51, 2.66, 3.01, 4.17, 5.43, 6.8, 8.2]) * rng.uniform(0.995, 1.005, 12)
     ratios = np.append(ratios, ratios[:6] * (1 + rng.uniform(0.0008, 0.004, 6)))
+    ratios = np.append(ratios, rng.uniform(8, 30, 14))
     number = int(rng.choice([1, 1, 2, 3, 5]))
     gap = log_uniform(rng, 0.15, 1.4)
     hardness = rng.uniform(0.4, 0.9)
@@ -273,145 +270,6 @@ def bell(rng: Rng) -> tuple[Array, str]:
         tone=tone or "clear",
         thing=thing,
         tolls=tolls,
-    )
-
-
-def footsteps(rng: Rng) -> tuple[Array, str]:
-    surface = pick(rng, "concrete|gravel|wooden floor|grass|snow|metal grating|puddles|dry leaves")
-    pace, weight = log_uniform(rng, 1.1, 3.6), rng.uniform()
-    number = int(rng.integers(2, 12))
-    board = log_uniform(rng, 110, 320)
-    grate = np.sort(np.append(1.0, rng.uniform(1, 14, 14)))
-    step_noise = {"concrete": (2500, 0.05), "gravel": (4200, 0.22), "grass": (6000, 0.2), "snow": (3000, 0.3)}
-
-    def step(strength: float) -> Array:
-        n = samples(0.4)
-        heel = rng.uniform(55, 75) + 40 * (1 - weight)
-        thud = sine(heel * (1 + 0.8 * decay(n, 0.06)), n) * decay(n, 0.16, 0.003) * (0.25 + 0.6 * weight)
-        toe = rng.uniform(0.05, 0.11) * (2 / pace) ** 0.5
-        parts = [(0.0, thud)]
-        if surface == "wooden floor":
-            parts += [(d, g * struck(rng, board, BAR[:6], 0.18, 0.7, 0.55, 0.5)) for d, g in ((0, 1), (toe, 0.5))]
-        elif surface == "metal grating":
-            parts += [
-                (d, g * struck(rng, 2.2 * board, grate, 0.7, 0.3, 0.7, 0.4, 0.7)) for d, g in ((0, 0.8), (toe, 0.5))
-            ]
-        elif surface == "concrete":
-            parts += [(d, g * contact(rng, 0.05, 5000)) for d, g in ((0, 1), (toe, 0.6))]
-        elif surface == "puddles":
-            splash = shaped_noise(rng, n, band(1800, 1.3)) * curve(n, [(0, 0), (0.06, 1), (0.25, 0.4), (1, 0)]) * 0.4
-            drops = impulses(rng, n, 120, 0.8, curve(64, [(0, 1), (1, 0)]))
-            parts += [(0.0, splash), (0.05, 3 * (resonator(drops, 900, 60) + resonator(drops, 2100, 120)))]
-        else:
-            centre, length = step_noise.get(surface, (5500, 0.28))
-            m = samples(length * (1.6 / pace) ** 0.5 + 0.1)
-            grit = {"gravel": 700, "snow": 2500, "grass": 4000}.get(surface, 450)
-            bursts = impulses(rng, m, grit, 0.9, curve(64, [(0, 0.6), (0.1, 1), (0.35, 0.4), (0.5, 0.9), (1, 0)]))
-            crunch = resonator(bursts, centre, centre * 0.9) + resonator(bursts, centre * 0.4, centre * 0.3)
-            parts.append((0.0, unit(crunch) * swell(m, 0.02, 0.1)))
-        return scatter(samples(0.85 if surface == "metal grating" else 0.55), parts)
-
-    plan = [(max(0.0, i / pace + rng.normal(0, 0.015)), rng.uniform(0.65, 1)) for i in range(number)]
-    plan = [(t, s) for t, s in plan if t < 6]
-    audio = perform(rng, plan, step)
-    gait = grade(
-        rng,
-        pace,
-        1.1,
-        3.6,
-        ("slow|unhurried", "walking|steady", "quick|hurried", "running|fast running"),
-        logarithmic=True,
-    )
-    body = grade(rng, weight, 0, 1, ("light|soft", "", "heavy"))
-    return audio, phrase(
-        rng,
-        (
-            "{body} {gait} footsteps on {surface}",
-            "someone with {body} {gait} steps on {surface}",
-            "{gait} footsteps across {surface}",
-            "footsteps on {surface}, {gait} and {weighted}",
-        ),
-        body=body,
-        gait=gait,
-        surface=surface,
-        weighted=body or "even",
-    )
-
-
-def blast(rng: Rng, n: int, size: float, bright: float, t60: float) -> Array:
-    """Noise whose cutoff falls while it decays, over a falling sub tone, driven into saturation."""
-    t = frame_times(n)
-    cutoff = 70 + bright * np.exp(-t / (0.1 + 0.25 * size))
-    roar = shaped_noise(rng, n, below(cutoff, 1.0) * tilt(-1.5) * np.exp(-6.9 * t / t60))
-    s = times(n)
-    sub = sine(28 + 90 * np.exp(-s / (0.06 + 0.2 * size))) * decay(n, 0.6 * t60, 0.003)
-    roar *= np.minimum(1, s / 0.004) * (1 + 1.5 * np.exp(-s / 0.05))
-    return np.tanh(1.6 * (0.8 * unit(roar) + 0.7 * sub))
-
-
-def explosion(rng: Rng) -> tuple[Array, str]:
-    size, debris = rng.uniform(), rng.uniform() < 0.5
-    bright, t60 = log_uniform(rng, 1200, 18_000), 0.5 + 3.5 * size + rng.uniform(0, 1)
-    n = samples(min(6.0, 1.1 * t60 + 0.3))
-    audio = blast(rng, n, size, bright, t60)
-    if debris:
-        grit = impulses(rng, n, 60, 1.2, curve(200, [(0, 0), (0.1, 0.6), (0.3, 1), (0.8, 0.1), (1, 0)]))
-        grit = sum(resonator(grit, log_uniform(rng, 500, 6000), 400) for _ in range(3))
-        audio = audio + rng.uniform(0.15, 0.4) * unit(grit)
-    big = grade(rng, size, 0, 1, ("small|short", "|medium sized", "large|huge|massive"))
-    colour = grade(rng, bright, 1200, 18_000, ("muffled|deep|dull", "", "sharp|bright|crackling"), logarithmic=True)
-    tail = (
-        pick(rng, "with falling debris|showering debris")
-        if debris
-        else grade(rng, t60, 0.5, 5, ("|with a short tail", "with a long rumbling tail|"))
-    )
-    return audio, phrase(
-        rng,
-        (
-            "a {big} {colour} explosion {tail}",
-            "a {colour} blast, {bigness} {tail}",
-            "a {big} bomb going off {tail}",
-            "a {big} {colour} detonation {tail}",
-        ),
-        big=big,
-        colour=colour,
-        tail=tail,
-        bigness=big or "loud",
-    )
-
-
-def thunder(rng: Rng) -> tuple[Array, str]:
-    near = rng.uniform()
-    seconds = rng.uniform(2.5, 7.0)
-    n = samples(seconds)
-    t = frame_times(n)
-    rumble = frame_curve(n, [(0, 0.05), (rng.uniform(0.05, 0.2), 1), (rng.uniform(0.35, 0.6), 0.5), (1, 0)]) ** 1.5
-    rumble = rumble * (0.55 + 0.45 * frame_drift(n=n, rng=rng, rate=rng.uniform(3, 9)))
-    cutoff = 90 + (300 + 1500 * near) * np.exp(-t / seconds * 3)
-    audio = unit(shaped_noise(rng, n, rumble * below(cutoff, 1.5) * above(25, 1.0)))
-    if near > 0.4:
-        cracks = []
-        for start in np.sort(rng.uniform(0, 0.5, int(rng.integers(2, 8)))):
-            m = samples(rng.uniform(0.1, 0.5))
-            burst = shaped_noise(rng, m, tilt(-3) * below(14_000)) * decay(m, m / 48_000)
-            cracks.append((start, unit(burst) * rng.uniform(0.4, 1.2) * near))
-        audio = np.tanh(audio + scatter(n, cracks))
-    audio = audio * (1 + 0.2 * drift(rng, n, 20))
-    where = grade(rng, near, 0, 1, ("distant|far away|low", "|rolling", "close|nearby|violent"))
-    length = grade(rng, seconds, 2.5, 7, ("short|", "|rolling", "long|long rolling"))
-    sound = pick(rng, "clap|crack|crash") if near > 0.6 else pick(rng, "rumble|roll")
-    return audio, phrase(
-        rng,
-        (
-            "a {where} {sound} of thunder",
-            "{length} {where} thunder",
-            "a {length} thunder {sound}, {wherever}",
-            "a {where} thunderstorm {sound}",
-        ),
-        where=where,
-        sound=sound,
-        length=length,
-        wherever=where or "overhead",
     )
 
 
@@ -453,7 +311,7 @@ def coin(rng: Rng) -> tuple[Array, str]:
     tone = grade(rng, pitch, 2200, 6500, ("heavy|large", "|metal", "small|light|tiny"), logarithmic=True)
     return audio, phrase(
         rng,
-        ("a {tone} {act}", "money sound: a {act}", "a {tone} {act}, {ring}"),
+        ("a {tone} {act}", "a {act}, {tone}", "a {tone} {act}, {ring}"),
         tone=tone if kind != "jingle" else "",
         act=act,
         ring=grade(rng, t60, 0.08, 0.7, ("dry", "bright", "ringing clearly"), logarithmic=True),

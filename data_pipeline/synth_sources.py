@@ -162,7 +162,7 @@ def phase(frequency: Array | float, n: int | None = None) -> Array:
     if n is not None:
         frequency = np.broadcast_to(frequency, (n,))
     cycles = np.cumsum(frequency, dtype=np.float64) / RATE
-    return (cycles % 1.0).astype(np.float32)
+    return (cycles - np.floor(cycles)).astype(np.float32)
 
 
 def sine(frequency: Array | float, n: int | None = None) -> Array:
@@ -179,7 +179,7 @@ def wavetable(cycles: Array, amplitudes: Array, phases: Array | float = 0.0) -> 
     )
     table = scipy.fft.irfft(spectrum)
     table = np.append(table, table[0]) / max(np.abs(table).max(), 1e-9)
-    where = cycles % 1.0 * size
+    where = (cycles - np.floor(cycles)) * size
     index = np.minimum(where.astype(np.int32), size - 1)
     return (table[index] + (where - index) * (table[index + 1] - table[index])).astype(np.float32)
 

@@ -38,6 +38,6 @@ def counted(number: int, one: str, many: str) -> str:
 def phrase(rng: np.random.Generator, templates: Sequence[str], **words: str) -> str:
     """Fills one template and tidies it: empty words leave no gap, "a" becomes "an" before a vowel, all lower case."""
     text = templates[int(rng.integers(len(templates)))].format(**words)
-    text = re.sub(r"\s+", " ", text).strip().lower()
-    text = re.sub(r"\s+([,.])", r"\1", text)
-    return re.sub(r"\ba (?=[aeiou](?!ni|ser))", "an ", text)
+    text = re.sub(r"\s+", " ", text).lower()
+    text = re.sub(r"(\s*,)+(?=\s|$)", ",", text).strip(" ,")
+    return re.sub(r"\ba (?=[aeio]|u(?!ni|s)|8)", "an ", text)

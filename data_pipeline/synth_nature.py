@@ -1,4 +1,4 @@
-"""Weather, fire, water, machines and insects: filtered noise, grains and cyclic sources that go on for seconds.
+"""Weather, fire, water and insects: filtered noise and grains that go on for seconds.
 
 Each family is a function rng -> (audio float32 [S] at any level, caption as a noun phrase).
 """
@@ -12,8 +12,6 @@ from data_pipeline.synth_sources import (
     above,
     band,
     below,
-    convolve,
-    curve,
     decay,
     drift,
     frame_drift,
@@ -21,16 +19,13 @@ from data_pipeline.synth_sources import (
     impulses,
     log_uniform,
     loudness_unit,
-    modes,
     peak,
     phase,
     resonator,
     samples,
     scatter,
-    shape_spectrum,
     shaped_noise,
     sine,
-    swell,
     tilt,
     times,
     unit,
@@ -94,7 +89,7 @@ def wind(rng: Rng) -> tuple[Array, str]:
         pitch = log_uniform(rng, 450, 2200)
         for ratio in (1, rng.uniform(1.3, 1.9)):
             tone = pitch * ratio * 2 ** (0.35 * move + 0.05 * frame_drift(rng, n, 6))
-            gains = gains + rng.uniform(0.6, 2.0) * np.maximum(level - 0.6, 0) * peak(tone, tone * 0.04)
+            gains = gains + rng.uniform(1.5, 5.0) * np.maximum(level - 0.6, 0) * peak(tone, tone * 0.04)
     audio = shaped_noise(rng, n, gains)
     force = grade(rng, strength, 0, 1, ("gentle|soft|light", "|steady|moderate", "strong|howling|fierce"))
     how = grade(
@@ -127,10 +122,8 @@ def fire(rng: Rng) -> tuple[Array, str]:
     )
     pops = impulses(rng, n, rng.uniform(0.4, 3), 0.6)
     pops = resonator(pops, log_uniform(rng, 250, 900), 90)
-    bed = shaped_noise(
-        rng, n, (1 + 0.5 * frame_drift(rng, n, 7)) * (below(260, 1) + 0.04 * tilt(-2) + 0.03 * above(5000))
-    )
-    audio = unit(crackle) * 1.2 + 0.35 * unit(pops) + roar * 0.12 * loudness_unit(bed)
+    bed = shaped_noise(rng, n, (1 + 0.5 * frame_drift(rng, n, 7)) * (below(260, 1) + 0.03 * tilt(-2) * above(500, 1)))
+    audio = np.tanh(2.5 * unit(crackle)) * 1.2 + 0.35 * unit(pops) + roar * 0.045 * loudness_unit(bed)
     busy = grade(rng, rate, 4, 90, ("sparse|occasional", "steady|", "busy|lively|intense"), logarithmic=True)
     size = grade(
         rng,
@@ -241,110 +234,9 @@ def stream(rng: Rng) -> tuple[Array, str]:
     )
 
 
-def engine(rng: Rng) -> tuple[Array, str]:
-    n = samples(texture_seconds(rng))
-    cylinders = int(rng.choice([1, 2, 4, 6, 8]))
-    idle = log_uniform(rng, 600, 1500) * (1.4 if cylinders <= 2 else 1)
-    kind = pick(rng, "idle|idle|rev|accelerate|slow")
-    top = idle * rng.uniform(2.2, 5)
-    shape = {
-        "idle": [(0, idle), (1, idle)],
-        "rev": [(0, idle), (0.15, idle), (0.3, top), (0.5, idle * 1.1), (0.65, top * 0.9), (0.9, idle), (1, idle)],
-        "accelerate": [(0, idle), (0.2, idle * 1.2), (0.9, top), (1, top)],
-        "slow": [(0, top), (0.8, idle * 1.1), (1, idle)],
-    }[kind]
-    speed = curve(n, shape) * (1 + 0.02 * drift(rng, n, 7) + 0.01 * drift(rng, n, 31))
-    cycle = phase(speed / 120)
-    firing = cylinders
-    number = np.arange(1, 150)
-    amplitudes = rng.uniform(0.1, 1, 149) * number ** -rng.uniform(0.6, 1.0) * np.where(number % firing == 0, 3.5, 0.45)
-    rough = wavetable(cycle, amplitudes, rng.uniform(0, 2 * np.pi, 149))
-    beat = 0.5 + 0.5 * wavetable(cycle * cylinders, np.array([1, 0.5, 0.25]))
-    hiss = shaped_noise(rng, n, tilt(-3) * above(150, 1)) * (0.3 + beat) * rng.uniform(0.05, 0.35)
-    load = (speed / idle) ** 0.5
-    pipe = rng.uniform(60, 160)
-    gains = below(log_uniform(rng, 1200, 9000), 0.8) * (
-        0.35 + sum(peak(pipe * k, pipe * 0.5) for k in (1, 2.1, 3.3, 5.6))
-    )
-    audio = np.tanh(1.5 * shape_spectrum((rough + hiss) * load, gains))
-    size = {
-        1: "small single cylinder|moped|lawn mower",
-        2: "motorcycle|twin cylinder",
-        4: "car|four cylinder",
-        6: "truck|six cylinder",
-        8: "large v8|big diesel",
-    }[cylinders]
-    act = {
-        "idle": "idling|running steadily|ticking over",
-        "rev": "revving|being revved twice",
-        "accelerate": "accelerating|speeding up",
-        "slow": "slowing down|winding down",
-    }[kind]
-    pitch = grade(rng, idle, 600, 2100, ("low rumbling|slow", "|steady", "fast|high pitched"), logarithmic=True)
-    return audio, phrase(
-        rng,
-        ("a {size} engine {act}", "a {pitch} {size} motor {act}", "a {size} engine {act} with a {tone} sound"),
-        size=pick(rng, size),
-        act=pick(rng, act),
-        pitch=pitch,
-        tone=pitch or "rough",
-    )
-
-
-def machine_hum(rng: Rng) -> tuple[Array, str]:
-    n = samples(texture_seconds(rng))
-    kind = pick(rng, "fan|transformer|refrigerator|vacuum cleaner|server room|electric drill")
-    t = times(n)
-    if kind in ("transformer", "refrigerator"):
-        mains = float(rng.choice([50, 60])) * (1 if kind == "refrigerator" else 2)
-        number = np.arange(1, 26)
-        tone = modes(
-            n, mains * number, np.inf, number ** -rng.uniform(0.6, 1.8) * rng.uniform(0.1, 1, 25), rng.uniform(0, 6, 25)
-        )
-        air = shaped_noise(rng, n, tilt(-4)) * (0.6 if kind == "refrigerator" else 0.05)
-        audio = loudness_unit(tone) + 0.5 * air
-        pitch = mains
-    elif kind in ("fan", "server room"):
-        pitch = log_uniform(rng, 35, 240)
-        blade = wavetable(phase(pitch * (1 + 0.01 * drift(rng, n, 2))), harmonics(pitch, 1.6)[:20])
-        air = shaped_noise(rng, n, tilt(rng.uniform(-5, -2)) * below(rng.uniform(3000, 14_000), 1) * above(60, 1))
-        audio = loudness_unit(air) * (1 + 0.4 * blade) + rng.uniform(0.1, 0.9) * blade
-        if kind == "server room":
-            whines = pitch * rng.uniform(5, 40, 5)
-            audio += 0.5 * modes(n, whines, np.inf, rng.uniform(0.1, 0.5, 5))
-    else:
-        pitch = log_uniform(rng, 110, 420)
-        end = [(0, 0.35), (0.12, 1), (0.85, 1), (1, 0.4)] if rng.uniform() < 0.5 else [(0, 1), (1, 1)]
-        speed = (
-            pitch
-            * curve(n, end)
-            * (1 + 0.015 * drift(rng, n, 6) + (0.1 * drift(rng, n, 1.2) if "drill" in kind else 0))
-        )
-        whine = wavetable(
-            phase(speed), harmonics(pitch, 0.8)[:60] * rng.uniform(0.1, 1, len(harmonics(pitch, 0.8)[:60]))
-        )
-        gear = sine(speed * rng.uniform(7, 15)) * 0.15
-        air = loudness_unit(shaped_noise(rng, n, tilt(-1.5) * band(1800, 1.8)))
-        audio = whine + gear + air * (0.9 if "vacuum" in kind else 0.15)
-    audio = audio * (1 + rng.uniform(0, 0.15) * np.sin(2 * np.pi * rng.uniform(0.3, 3) * t))
-    tone = grade(rng, pitch, 35, 420, ("low|deep", "steady|droning", "high|whining"), logarithmic=True)
-    return audio, phrase(
-        rng,
-        (
-            "a {tone} {kind} hum",
-            "the {tone} hum of a {kind}",
-            "a {kind} running with a {tone} sound",
-            "{tone} machine noise of a {kind}",
-        ),
-        tone=tone,
-        kind=kind,
-    )
-
-
 def insects(rng: Rng) -> tuple[Array, str]:
     n = samples(texture_seconds(rng))
     kind = pick(rng, "crickets|cricket|cicadas|fly|bees|mosquito")
-    t = times(n)
     if kind in ("crickets", "cricket"):
         audio, rate = np.zeros(n, np.float32), log_uniform(rng, 0.9, 4.5)
         carrier = log_uniform(rng, 2800, 7200)
@@ -352,11 +244,8 @@ def insects(rng: Rng) -> tuple[Array, str]:
             own = carrier * (1 + 0.09 * rng.normal() * (voice > 0))
             chirp = phase(rate * rng.uniform(0.85, 1.15), n) + np.float32(rng.uniform())
             pulses, share = phase(rng.uniform(24, 60), n), rng.uniform(0.25, 0.6)
-            gate = (
-                np.clip(np.sin(np.pi * pulses), 0, 1) ** 2
-                * (chirp % 1 < share)
-                * np.sin(np.pi * np.minimum(1, chirp % 1 / share))
-            )
+            syllable = np.minimum(1, (chirp - np.floor(chirp)) / share)
+            gate = np.sin(np.pi * pulses) ** 2 * np.sin(np.pi * syllable)
             tone = sine(own * (1 + 0.006 * np.sin(2 * np.pi * pulses))) + 0.12 * sine(2 * own, n)
             audio += tone * gate * (1.0 if voice == 0 else rng.uniform(0.1, 0.7))
         word = grade(rng, rate, 0.9, 4.5, ("slow", "steady|", "rapid|fast"), logarithmic=True)
@@ -377,7 +266,7 @@ def insects(rng: Rng) -> tuple[Array, str]:
         for _ in range(5 if kind == "bees" else 1):
             flight = drift(rng, n, rng.uniform(0.6, 2.5))
             speed = pitch * rng.uniform(0.9, 1.1) * (1 + 0.07 * flight + 0.02 * drift(rng, n, 14))
-            amplitudes = harmonics(pitch * 1.3, 1.0)[:50]
+            amplitudes = harmonics(pitch * 1.3, 1.0)[:110]
             voice = wavetable(phase(speed), amplitudes * rng.uniform(0.3, 1, len(amplitudes)))
             audio += voice * np.exp(1.4 * flight) * (1 + 0.2 * drift(rng, n, 60))
         audio += 0.02 * shaped_noise(rng, n, above(1500, 1))
@@ -392,49 +281,4 @@ def insects(rng: Rng) -> tuple[Array, str]:
         kind=kind,
         act=act,
         worded=word or "even",
-    )
-
-
-def door_creak(rng: Rng) -> tuple[Array, str]:
-    n = samples(rng.uniform(0.5, 3.2))
-    slow, pitch = log_uniform(rng, 12, 110), log_uniform(rng, 350, 1300)
-    speed = slow * np.exp(1.0 * drift(rng, n, rng.uniform(1, 4)) + 0.25 * drift(rng, n, 13))
-    cycle = phase(speed)
-    slips = np.flatnonzero(np.diff(cycle) < 0)
-    train = np.zeros(n, np.float32)
-    train[slips] = rng.uniform(0.4, 1, len(slips))
-    frequencies = pitch * np.append(1.0, rng.uniform(0.4, 12, 16))
-    body = modes(
-        4800, frequencies, rng.uniform(0.02, 0.09, 17), rng.uniform(0.2, 1, 17) * (frequencies / pitch) ** -0.4
-    )
-    squeak = wavetable(cycle * 8, np.array([1, 0.7, 0.5, 0.4, 0.3])) * rng.uniform(0, 0.5)
-    rub = shaped_noise(rng, n, band(pitch * 2, 1.2)) * 0.03
-    audio = (unit(convolve(train, body)) + 0.25 * squeak + rub) * curve(n, [(0, 0.3), (0.15, 1), (0.7, 0.8), (1, 0.2)])
-    audio = audio * swell(n, 0.05, 0.1)
-    thing = pick(rng, "wooden door|old door|rusty hinge|floor board|gate")
-    pace = grade(rng, slow, 12, 110, ("slow|slowly clicking", "|long", "squealing|fast"), logarithmic=True)
-    tone = grade(rng, pitch, 350, 1300, ("low|groaning", "|dry", "high pitched|squeaky"), logarithmic=True)
-    if rng.uniform() < 0.3:
-        m = samples(0.35)
-        slam = sine(70 * (1 + decay(m, 0.08)), m) * decay(m, 0.3, 0.002) + unit(
-            shaped_noise(rng, m, below(1500))
-        ) * decay(m, 0.12)
-        return scatter(n + m, [(0, audio), ((n - 1) / 48_000, 1.3 * slam)]), phrase(
-            rng,
-            ("a {thing} creaking and closing with a thud", "a {tone} creak of a {thing}, then a slam"),
-            thing=thing,
-            tone=tone,
-        )
-    return audio, phrase(
-        rng,
-        (
-            "a {tone} creaking {thing}",
-            "a {pace} {tone} creak of a {thing}",
-            "a {thing} creaking, {toned}",
-            "a {pace} creak from a {thing}",
-        ),
-        tone=tone,
-        thing=thing,
-        pace=pace,
-        toned=tone or "dry",
     )
