@@ -14,12 +14,13 @@ CAPTIONS = ("a dog barks twice", "rain on a tin roof", "a short metallic click")
 
 
 def tiny_networks(downsample: int = 9, codebooks: int = 3, bits: int = 4, seed: int = 0) -> dict[str, Network]:
-    """The six networks of a model, drawn with numpy (nothing compiles) so that no layer is zero and all inputs matter."""
+    """The six networks of a model, drawn with numpy (nothing compiles); no layer is zero, so all inputs matter."""
     configs = {
         "audio_ae": dict(dim=16, intermediate=24, encoder_blocks=1, decoder_blocks=1),
         "clap": dict(
-            audio_width=8, audio_depths=[1, 1], audio_heads=[1, 2], image_size=64, mel_bins=16, samples=48_000, hop=480,
-            vocabulary=300, text_width=16, text_layers=1, text_heads=2, text_mlp_width=32, text_positions=32, channels=8,
+            audio_width=8, audio_depths=[1, 1], audio_heads=[1, 2], image_size=64, mel_bins=16, samples=48_000,
+            hop=480, vocabulary=300, text_width=16, text_layers=1, text_heads=2, text_mlp_width=32, text_positions=32,
+            channels=8,
         ),
         "dit": dict(
             width=16, heads=2, joint_blocks=1, audio_blocks=1, text_width=16, text_tokens=16, pooled_text_width=8,
@@ -88,7 +89,7 @@ def build_tiny_model(
         "silence_embedding": rng.normal(0.0, 0.5, (tokens, 64)).tolist(),
         "tokenizer": train_tokenizer(CAPTIONS, 300).to_json(),
         "licence": "CC0",
-        "provenance": "random parameters of a test",
+        "provenance": [{"stage": "none", "data": ["random parameters of a test"]}],
         **(facts or {}),
     }
     return save_model(folder, tiny_networks(downsample, codebooks, bits, seed), complete, dtype, overwrite)

@@ -75,7 +75,7 @@ def unflatten(flat: Mapping[str, Any]) -> Any:
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
                 raise ModelFolderError(f"parameter {name!r} lies under another parameter")
-        if not last or last in node:
+        if not all((*parents, last)) or last in node:
             raise ModelFolderError(f"parameter name {name!r} is malformed or used twice")
         node[last] = flat[name]
     return _with_lists(root, "")

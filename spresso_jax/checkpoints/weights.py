@@ -13,6 +13,7 @@ Nothing is ever unpickled. Knows no model and no JAX: parameters are nested dict
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -30,7 +31,7 @@ from spresso_jax.checkpoints.trees import ModelFolderError, check_shapes, flatte
 
 __all__ = (
     "Model", "ModelFolderError", "Network", "check_shapes", "find_model_folder", "load_facts", "load_model",
-    "read_network", "save_model",
+    "network_size", "read_network", "save_model",
 )  # fmt: skip
 
 FORMAT = 1
@@ -243,6 +244,25 @@ def read_network(path: str | Path, name: str | None = None) -> Network:
     except ValueError as error:
         raise ModelFolderError(f"{path}: {error}") from error
     return Network(described.get("config", {}), params, described.get("class", ""))
+
+
+def network_size(path: str | Path) -> int:
+    """Number of parameters in a network's file, from its header alone.
+
+    Raises:
+      ModelFolderError: if the file is missing or not a safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFolderError(f"{path} is missing although {FACTS_FILE} lists it: copy the folder again")
+    _check_header_length(path)
+    try:
+        with safe_open(str(path), framework="np") as stream:
+            return sum(math.prod(stream.get_slice(key).get_shape()) for key in stream.keys())
+    except SafetensorError as error:
+        raise ModelFolderError(f"{path} is not a valid safetensors file ({error}): copy it again") from error
 
 
 def _stored(name: str, flat: Mapping[str, Any], dtype: str) -> dict[str, np.ndarray]:

@@ -26,8 +26,10 @@ Every field uses all of its values and no bit is spare; what does not fit comes 
 
 from __future__ import annotations
 
+import os
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -152,6 +154,34 @@ class EncodedAudio:
     def from_bytes(cls, data: bytes) -> EncodedAudio:
         """Reads a `.spresso` file; see `unpack`."""
         return unpack(data)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a `.spresso` file; it appears only when it is complete.
+
+        Raises:
+          OSError: if it cannot be written.
+        """
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            partial.write_bytes(bytes(self))
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> EncodedAudio:
+        """Reads a `.spresso` file, comparing its size with its header before the rest is read.
+
+        Raises:
+          BitstreamError: as `unpack`.
+          OSError: if it cannot be read.
+        """
+        with open(path, "rb") as stream:
+            start = stream.read(HEADER_BYTES)
+            size = os.fstat(stream.fileno()).st_size
+            read_header(start, size)
+            return unpack(start + stream.read(size - len(start)))
 
     def bitrates(self) -> dict[str, float]:
         """`nominal`, `payload` and `file` bitrates in kbit/s; see `Header.bitrates`."""

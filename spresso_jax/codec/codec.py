@@ -239,6 +239,14 @@ class Codec:
         rebuilt = [self._audio(self._latents(channel, frames), len(channel)) for channel in channels]
         return signal.from_coded_channels(rebuilt, False, len(audio), sample_rate)
 
+    def check_model_id(self, identity: bytes) -> None:
+        """Raises ValueError if a sound with this model id was encoded with another model."""
+        if identity != self.model_id:
+            raise ValueError(
+                f"this sound was encoded with the model {identity.hex()}, not with {self.name}"
+                f" ({self.model_id.hex()}): choose that model"
+            )
+
     @cached_property
     def silence_embedding(self) -> np.ndarray:
         """Embedding of a silent clip, [tokens, 64]: from the model's facts, or computed if they have none."""
@@ -266,7 +274,7 @@ class Codec:
                 f"model.json: codebook_bits {self.codebook_bits} do not fit the quantizer's {codewords} codewords"
             )
         if self.codebooks > self.trained_codebooks:
-            raise ModelFolderError(f"model.json: {self.codebooks} codebooks, of which {self.trained_codebooks} are trained")
+            raise ModelFolderError(f"model.json: {self.codebooks} codebooks, {self.trained_codebooks} of them trained")
         try:
             self.windows = Windows(point["downsample"], point.get("overlap"))
         except (TypeError, ValueError) as error:
@@ -277,11 +285,7 @@ class Codec:
             raise ValueError(f"codebooks must be within 1..{self.trained_codebooks} for {self.name}, got {codebooks}")
 
     def _check_header(self, header: Header) -> None:
-        if header.model_id != self.model_id:
-            raise ValueError(
-                f"this sound was encoded with the model {header.model_id.hex()}, not with {self.name}"
-                f" ({self.model_id.hex()}): choose that model"
-            )
+        self.check_model_id(header.model_id)
         if (header.bits, header.downsample) != (self.codebook_bits, self.windows.downsample):
             raise ValueError(f"the codes have {header.bits} bits at t = {header.downsample}, unlike {self.name}")
         self._check_codebooks(header.codebooks)
