@@ -21,7 +21,7 @@ from spresso_jax.observe.metrics import MetricsWriter
 from spresso_jax.observe.progress import TrainingProgress
 from spresso_jax.train import mesh as mesh_lib
 from spresso_jax.train.stage import Stage, Tree
-from spresso_jax.train.state import TrainState, create, inherit, networks_of
+from spresso_jax.train.state import TrainState, create, flatten, inherit, networks_of, unflatten
 from spresso_jax.train.update import make_update
 
 Batches = Iterator[Mapping[str, np.ndarray]]
@@ -105,8 +105,6 @@ def abstract_state(stage: Stage, seed: int, mesh: jax.sharding.Mesh) -> tuple[Tr
     shardings = mesh_lib.tree_shardings(shapes, mesh)
     state = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, shardings)
     made = jax.eval_shape(lambda k: create(stage, inherit(stage, stage.init(k)), run_key)[1], init_key)
-    from spresso_jax.train.state import flatten, unflatten
-
     inherited = flatten(stage.upstream)
     frozen = unflatten({path: jnp.asarray(inherited[path], leaf.dtype) for path, leaf in flatten(made).items()})
     return state, jax.device_put(frozen, mesh_lib.tree_shardings(frozen, mesh))
@@ -142,7 +140,7 @@ def run(stage: Stage, config: LoopConfig, io: RunIO, mesh: jax.sharding.Mesh, re
         evaluate = _Evaluator(stage, io, mesh, progress)
         batches = io.draw(step)
         waits: list[float] = []
-        window, pending = (time.monotonic(), step), None
+        window = (time.monotonic(), step)
         try:
             while True:
                 last = step >= config.steps
@@ -163,14 +161,14 @@ def run(stage: Stage, config: LoopConfig, io: RunIO, mesh: jax.sharding.Mesh, re
                 state, metrics = update(state, frozen, batch)
                 step += 1
                 if stage.maintain is not None and _due(step, stage.maintain_every):
-                    state = _maintain(stage, state, frozen, batch, mesh)
+                    state = _maintain(stage, state, frozen, lambda at=step: io.draw(at), mesh)
                 if _due(step, config.log_every) or step == start + 1:
                     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
                     now = time.monotonic()
                     if step > window[1] and step > start + 1:
                         values["seconds_per_step"] = (now - window[0]) / (step - window[1])
                         values["input_wait"] = sum(waits) / max(now - window[0], 1e-9)
-                    window, pending = (now, step), values
+                    window = (now, step)
                     waits.clear()
                     io.metrics.write(step, "train", values)
                     progress.report(step, {k: v for k, v in values.items() if "loss" in k or k == "skipped" and v})
@@ -180,7 +178,6 @@ def run(stage: Stage, config: LoopConfig, io: RunIO, mesh: jax.sharding.Mesh, re
         finally:
             if hasattr(batches, "close"):
                 batches.close()
-        del pending
         io.store.wait()
         if step < config.steps:
             progress.say(f"stopped at step {step}; checkpoint saved. Resume with:\n  {io.resume_command}")
@@ -191,11 +188,12 @@ def _due(step: int, period: int) -> bool:
     return period > 0 and step % period == 0
 
 
-def _maintain(stage: Stage, state: TrainState, frozen: Tree, batch: Mapping, mesh: jax.sharding.Mesh) -> TrainState:
+def _maintain(
+    stage: Stage, state: TrainState, frozen: Tree, draw: Callable[[], Batches], mesh: jax.sharding.Mesh
+) -> TrainState:
     """Applies the stage's out-of-step maintenance to the raw leaves."""
-    from spresso_jax.train.state import flatten, unflatten
-
-    networks = stage.maintain(networks_of(state, frozen), batch, jax.random.fold_in(state.key, -1 - state.step))
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
+    networks = stage.maintain(networks_of(state, frozen), draw, key)
     flat = flatten(networks)
     params = unflatten({path: flat[path] for path in flatten(state.params)})
     return state.replace(params=jax.device_put(params, mesh_lib.tree_shardings(params, mesh)))

@@ -82,8 +82,8 @@ class Stage:
       produce: shared forward pass, or None.
       start: (networks, draw) -> networks; called once in a fresh run, never when resuming. `draw()` gives training
         batches (NumPy) for data-dependent initialisation.
-      maintain: (networks, batch, key) -> networks, called every `maintain_every` steps outside the compiled step (dead
-        codewords), or None.
+      maintain: (networks, draw, key) -> networks, called every `maintain_every` steps outside the compiled step (dead
+        codewords), or None; `draw()` gives batches from the current step on.
       ema: name -> (step after the update, int array) -> decay in [0, 1).
       chosen_ema: which average stands for the trained network in validation, previews and export; None: the raw leaves.
       validate: (networks, batch, key) -> metrics (scalars), compiled by the loop.
@@ -100,7 +100,7 @@ class Stage:
     upstream: Tree = field(default_factory=dict)
     produce: Produce | None = None
     start: Callable[[Tree, Callable[[], Iterator[dict]]], Tree] | None = None
-    maintain: Callable[[Tree, Batch, jax.Array], Tree] | None = None
+    maintain: Callable[[Tree, Callable[[], Iterator[dict]], jax.Array], Tree] | None = None
     maintain_every: int = 0
     ema: Mapping[str, Callable[[jax.Array], jax.Array]] = field(default_factory=dict)
     chosen_ema: str | None = None

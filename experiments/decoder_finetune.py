@@ -1,0 +1,44 @@
+"""Stage 6, decoder finetuning (the paper's step 3): LoRA and f_phi on quantized embeddings.
+
+    spresso train decoder_finetune --config decoder_finetune:small --data SHARDS --upstream runs/q-11hz/model --run runs/ft-11hz
+
+The control that shows what step 3 adds over mere further training: --set keep_continuous=1.0.
+"""
+
+from ml_collections import ConfigDict
+
+from spresso_jax.configuration import blocks, load_experiment
+
+
+def get_config(preset: str | None = None) -> ConfigDict:
+    """Config of one preset; the frame rate is the upstream model's."""
+    size, _ = blocks.split_preset(preset)
+    config = ConfigDict(
+        dict(
+            stage="decoder_finetune",
+            seed=0,
+            codebooks=0,  # M; 0 takes finetune_codebooks of the operating point: 10 at 10 bits, 8 at 12 bits (4.2.2)
+            keep_continuous=0.1,  # S-PRESSO 4.2.2: the original z 10 % of the time
+            train_third_stream=False,  # decision 21
+            text_dropout=0.8,
+            crops=4,  # windows a clip with stored codes
+            diffusion=load_experiment("text_to_audio").diffusion(),
+            optimizer=blocks.adamw(1e-4, ramp_steps=500, b2=0.99, weight_decay=0.01),
+            ema_lengths=(0.05, 0.10), chosen_ema=0.10,
+            data=blocks.data(32),
+            loop=blocks.loop(200_000, save_every=5000, validate_every=5000, log_every=100),
+            mesh=blocks.mesh(),
+        )
+    )  # fmt: skip
+    if size != "paper":
+        config.diffusion.padding_weight = 0.1
+        config.optimizer.update(dict(learning_rate=3e-4, schedule="cosine", ramp_steps=50, final_factor=0.05))
+        config.data.update(dict(validation_clips=160))
+        config.loop.update(dict(steps=1000, validate_every=250, save_every=250, log_every=50))
+    if size == "tiny":
+        config.codebooks = 4
+        config.crops = 1
+        config.optimizer.ramp_steps = 5
+        config.data.update(dict(batch_size=8, validation_clips=16))
+        config.loop.update(dict(steps=20, validate_every=20, save_every=20, log_every=5))
+    return config

@@ -1,0 +1,62 @@
+"""Stage 3, D_theta: the text-to-audio diffusion transformer on AudioAE latents.
+
+    spresso train text_to_audio --config text_to_audio:small --data SHARDS --upstream runs/clap/model --run runs/dit
+
+Presets: paper (356 M parameters), small and nano (two CPU cores), tiny (demo, tests).
+"""
+
+from ml_collections import ConfigDict
+
+from spresso_jax.configuration import blocks
+
+
+def diffusion() -> ConfigDict:
+    """EDM2's noise levels and loss for latents standardised to 0.5; shared by the three diffusion stages."""
+    return ConfigDict(
+        dict(
+            sigma_data=0.5,
+            # ln sigma ~ N(ln sigma_data + p_mean, p_std): EDM2's latent setting, P_mean -0.4 at sigma_data 0.5.
+            p_mean=0.2931, p_std=1.0,
+            # Weight of the loss on padding frames: 1 is the paper's (silence is data).
+            padding_weight=1.0,
+        )
+    )  # fmt: skip
+
+
+def get_config(preset: str | None = None) -> ConfigDict:
+    """Config of one preset."""
+    size, _ = blocks.split_preset(preset)
+    config = ConfigDict(
+        dict(
+            stage="text_to_audio",
+            seed=0,
+            model=dict(
+                width=1024, heads=8, mlp_ratio=4.0,  # decision 9
+                joint_blocks=6, audio_blocks=6,  # S-PRESSO 3.2
+                patch=1, noise_features=256, remat=False, dtype="float32",
+            ),
+            pooled_text=True,
+            text_dropout=0.1,  # decision 15
+            diffusion=diffusion(),
+            optimizer=blocks.adamw(1e-4, ramp_steps=2000, b2=0.99, weight_decay=0.01),  # S-PRESSO 4.2.1
+            ema_lengths=(0.05, 0.10), chosen_ema=0.10,  # decision 17
+            data=blocks.data(32),  # S-PRESSO 4.2.2
+            loop=blocks.loop(1_000_000, save_every=5000, validate_every=5000, log_every=100),
+            mesh=blocks.mesh(),
+        )
+    )  # fmt: skip
+    if size != "paper":
+        # Five frames a token make 100 tokens of a clip; two cores then see thousands of steps instead of hundreds.
+        config.model.update(dict(width=192, heads=4, joint_blocks=2, audio_blocks=2, patch=5, noise_features=64))
+        config.diffusion.padding_weight = 0.1
+        config.optimizer.update(dict(learning_rate=1e-3, schedule="cosine", ramp_steps=200, final_factor=0.05))
+        config.data.update(dict(validation_clips=160))
+        config.loop.update(dict(steps=3000, validate_every=500, save_every=250, log_every=50))
+    if size == "nano":
+        config.model.update(dict(width=128, mlp_ratio=3.0))
+    if size == "tiny":
+        config.model.update(dict(width=64, heads=2, joint_blocks=2, audio_blocks=1, mlp_ratio=2.0, patch=10))
+        config.optimizer.ramp_steps = 5
+        config.data.update(dict(batch_size=8, validation_clips=16))
+        config.loop.update(dict(steps=40, validate_every=40, save_every=40, log_every=10))
+    return config

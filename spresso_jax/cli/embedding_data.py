@@ -1,0 +1,60 @@
+"""Caches of the last two stages, made from cached latents: embeddings as .npy for the quantizer, coded latents for step 3."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.records import splits_of, write_arrays
+from spresso_jax.cli.upstream_data import counted, is_current, made_by, rows_of
+
+SPLITS = ("train", "val")
+
+
+def embedding_files(latents: tuple[Path, ...], folder: Path, upstream: Any, config: Any) -> tuple[Path, Path]:
+    """(train.npy, val.npy) of embeddings [n, 64] float32, made when they are missing or of another encoder.
+
+    Raises:
+      TrainingError: if a split gives no embedding.
+    """
+    from spresso_jax.cli.training import TrainingError
+    from spresso_jax.extract.embeddings import EmbeddingExtractor
+
+    wanted = made_by(upstream, "audio_ae", "latent_encoder") | {"crops": str(config.crops), "seed": str(config.seed)}
+    note = folder / "embeddings.json"
+    files = tuple(folder / f"embeddings-{split}.npy" for split in SPLITS)
+    if all(f.is_file() for f in files) and note.is_file() and json.loads(note.read_text(encoding="utf-8")) == wanted:
+        return files
+    folder.mkdir(parents=True, exist_ok=True)
+    extractor = EmbeddingExtractor.of_model(upstream)
+    for split, file in zip(SPLITS, files, strict=True):
+        source = split if any(split in splits_of(path) for path in latents) else "train"
+        crops = extractor.crops(rows_of(latents, source), config.crops, config.seed)
+        rows = list(extractor.rows(counted(crops, f"embeddings of {split}")))
+        if not rows:
+            raise TrainingError(f"no {source} clips to take embeddings from")
+        order = np.random.default_rng(config.seed).permutation(sum(len(part) for part in rows))
+        np.save(file, np.concatenate(rows).astype(np.float32)[order])
+    note.write_text(json.dumps(wanted), encoding="utf-8")
+    return files
+
+
+def coded_cache(path: Path, folder: Path, upstream: Any, config: Any) -> Path:
+    """Shards of crops with latents, embeddings and codes, made from the cached latents at `path` when missing."""
+    from spresso_jax.extract.embeddings import EmbeddingExtractor
+
+    codebooks = config.codebooks or upstream.facts["operating_point"]["finetune_codebooks"]
+    wanted = made_by(upstream, "audio_ae", "clap", "latent_encoder", "quantizer")
+    wanted |= {"codebooks": str(codebooks), "crops": str(config.crops), "seed": str(config.seed)}
+    target = folder / f"coded-{path.name}"
+    if is_current(target, wanted, splits_of(path)):
+        return target
+    extractor = EmbeddingExtractor.of_model(upstream)
+    for split in splits_of(path):
+        crops = 1 if split == "val" else config.crops
+        records = extractor.coded(extractor.crops(rows_of((path,), split), crops, config.seed), codebooks)
+        write_arrays(target, split, counted(records, f"codes of {path.name}/{split}"), wanted)
+    return target

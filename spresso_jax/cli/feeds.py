@@ -1,0 +1,150 @@
+"""Hands data_pipeline's batches to a stage: training batches from any step, and finite validation passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline import loader
+from data_pipeline.records import open_split, splits_of
+from spresso_jax.shapes import CLIP_FRAMES, HOP, SAMPLE_RATE
+
+Batches = Iterator[Mapping[str, np.ndarray]]
+
+# What a batch of cached latents holds; the first two are cropped together, the text arrays are one draw of a caption.
+LATENT_ARRAYS = ("latent", "weight")
+CAPTION_ARRAYS = ("text", "text_mask", "pooled_text")
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Training and validation batches of one stage.
+
+    Attributes:
+      draw: start step -> endless iterator with `close()`; batch k is a function of (seed, k).
+      validation: source name -> function that gives a finite iterator.
+      records: records of the training split, or None.
+    """
+
+    draw: Callable[[int], Batches]
+    validation: dict[str, Callable[[], Batches]]
+    records: int | None = None
+
+
+def make_feed(reads: str, paths: Sequence[str | Path], config: Any, tokenize: Callable | None = None) -> Feed:
+    """The feed of a stage that reads `reads` (see stages/registry.py) from folders of shards.
+
+    Raises:
+      ValueError: if the number of weights does not fit the sources, or a folder has no train split.
+    """
+    import jax
+
+    weights = list(config.data.weights) or [1.0] * len(paths)
+    if len(weights) != len(paths):
+        raise ValueError(f"data.weights has {len(weights)} entries for {len(paths)} sources")
+    train, val = [], []
+    for path, weight in zip(paths, weights, strict=True):
+        splits = splits_of(path)
+        if "train" not in splits:
+            raise ValueError(f"{path}: no train split (splits: {', '.join(splits) or 'none'})")
+        train.append(loader.Source(str(path), "train", float(weight)))
+        val.append(loader.Source(str(path), "val" if "val" in splits else "train"))
+    place = dict(
+        batch_size=config.data.batch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=config.data.threads,
+    )
+    if reads in ("clips", "captioned_clips"):
+        samples = int(round(config.data.seconds * SAMPLE_RATE / HOP)) * HOP
+        chosen = tokenize if reads == "captioned_clips" else None
+
+        def draw(step: int) -> Batches:
+            return loader.audio_batches(
+                train, samples=samples, start_step=step, crop=config.data.crop, gain_db=config.data.gain_db,
+                tokenize=chosen, **place,
+            )  # fmt: skip
+
+        def passes(source: loader.Source) -> Callable[[], Batches]:
+            return lambda: _clip_pass(source, samples, chosen, config.data)
+
+    else:
+        crops = {name: CLIP_FRAMES for name in LATENT_ARRAYS} if reads == "latents" else None
+
+        def draw(step: int) -> Batches:
+            return loader.array_batches(train, crop_frames=crops, start_step=step, choose=CAPTION_ARRAYS, **place)
+
+        def passes(source: loader.Source) -> Callable[[], Batches]:
+            return lambda: _array_pass(source, config.data)
+
+    return Feed(draw, {source.title: passes(source) for source in val}, sum(loader.count_records(s) for s in train))
+
+
+def vector_feed(train: Path, val: Path, config: Any) -> Feed:
+    """Rows of embeddings from two .npy files."""
+    import jax
+
+    def draw(step: int) -> Batches:
+        return loader.vector_batches(
+            train, batch_size=config.data.batch_size, seed=config.seed, start_step=step,
+            process_index=jax.process_index(), process_count=jax.process_count(), threads=config.data.threads,
+        )  # fmt: skip
+
+    def passes() -> Batches:
+        rows = np.load(val, mmap_mode="r")
+        size = min(config.data.batch_size, len(rows))
+        for start in range(0, min(len(rows), config.data.validation_clips * size) - size + 1, size):
+            yield {"embedding": np.asarray(rows[start : start + size], np.float32)}
+
+    return Feed(draw, {"val": passes}, len(np.load(train, mmap_mode="r")))
+
+
+def _clip_pass(source: loader.Source, samples: int, tokenize: Callable | None, data: Any) -> Batches:
+    """Whole batches of a split's clips at their most active window, each clip once."""
+    rows: list[dict] = []
+    taken = 0
+    for clip in loader.ordered_clips(source, samples, crop="most_active"):
+        row = {"audio": clip["audio"], "valid": np.int32(clip["valid"])}
+        if tokenize is not None:
+            row["tokens"], row["text_mask"] = tokenize(clip["caption"])
+        rows.append(row)
+        if len(rows) == data.batch_size:
+            yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+            taken += len(rows)
+            rows = []
+            if taken >= data.validation_clips:
+                return
+    if not taken and rows:
+        repeated = [rows[i % len(rows)] for i in range(data.batch_size)]
+        yield {name: np.stack([row[name] for row in repeated]) for name in rows[0]}
+
+
+def _array_pass(source: loader.Source, data: Any) -> Batches:
+    """Whole batches of cached records, first clip and first caption of each."""
+    reader = open_split(source.path, source.split)
+    try:
+        count = min(len(reader), data.validation_clips) // data.batch_size * data.batch_size
+        order = range(count) if count else [i % len(reader) for i in range(data.batch_size)]
+        for start in range(0, len(order), data.batch_size):
+            rows = [_first_clip(reader[i]) for i in order[start : start + data.batch_size]]
+            yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    finally:
+        reader.close()
+
+
+def _first_clip(record: Any) -> dict[str, np.ndarray]:
+    row = {}
+    for name in record.names:
+        if name in LATENT_ARRAYS:
+            value = record.window(name, 0, CLIP_FRAMES)
+        elif name in CAPTION_ARRAYS:
+            value = record.array(name)[0]
+        else:
+            value = record.array(name)
+        row[name] = value.astype(np.float32) if value.dtype == np.float16 else value
+    return row

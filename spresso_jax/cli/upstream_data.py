@@ -1,0 +1,142 @@
+"""What each stage reads, made from audio shards when it does not exist yet: captions' tokenizer, latents, vectors, codes.
+
+Caches lie in `RUN/cache` and carry the fingerprints of the networks that made them; one that does not match is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline import loader
+from data_pipeline.records import ShardError, check_fingerprint, read_meta, splits_of, write_arrays
+from spresso_jax.cli.feeds import Feed, make_feed, vector_feed
+from spresso_jax.stages.registry import entry
+
+
+def prepare_feed(request: Any, upstream: Any) -> tuple[Feed, Any, dict[str, Any]]:
+    """(feed, config with what the data decides, facts for model.json) of a training request.
+
+    Raises:
+      TrainingError: if the data cannot serve the stage.
+    """
+    from spresso_jax.cli.training import TrainingError, as_paths
+
+    paths, config, reads = as_paths(request.data), request.config, entry(request.stage).reads
+    if not paths:
+        raise TrainingError(f"stage {request.stage} needs --data FOLDER of shards (spresso data prepare makes one)")
+    if reads == "clips":
+        return make_feed(reads, paths, config), config, {}
+    if reads == "captioned_clips":
+        return _captioned(paths, request, upstream)
+    latents = tuple(latent_cache(path, request.run / "cache", upstream) for path in paths)
+    if reads == "latents":
+        return make_feed(reads, latents, config), config, {}
+    from spresso_jax.cli.embedding_data import coded_cache, embedding_files
+
+    if reads == "vectors":
+        train, val = embedding_files(latents, request.run / "cache", upstream, config)
+        return vector_feed(train, val, config), config, {}
+    coded = tuple(coded_cache(path, request.run / "cache", upstream, config) for path in latents)
+    return make_feed(reads, coded, config), config, {}
+
+
+def _captioned(paths: tuple[Path, ...], request: Any, upstream: Any) -> tuple[Feed, Any, dict[str, Any]]:
+    """Clips with tokens; the tokenizer is the upstream model's, the run's own, or trained on the captions now."""
+    from spresso_jax.clap.tokenizer import Tokenizer, train_tokenizer
+
+    config, saved = request.config, request.run / "tokenizer.json"
+    if saved.is_file():
+        tokenizer = Tokenizer.from_json(saved.read_text(encoding="utf-8"))
+    elif upstream is not None and upstream.facts.get("tokenizer"):
+        tokenizer = Tokenizer.from_json(upstream.facts["tokenizer"])
+    else:
+        captions = [text for p in paths for texts in loader.captions_of(loader.Source(str(p))).values() for text in texts]
+        if not any(captions):
+            from spresso_jax.cli.training import TrainingError
+
+            raise TrainingError("no clip has a caption: CLAP learns from captions (spresso data prepare --captions FILE)")
+        tokenizer = train_tokenizer(captions, config.model.vocabulary)
+    saved.write_text(tokenizer.to_json(), encoding="utf-8")
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.vocabulary = tokenizer.vocabulary
+    length = config.text_tokens
+    feed = make_feed("captioned_clips", paths, config, lambda caption: tokenizer.encode(caption, length))
+    return feed, config, {"tokenizer": tokenizer.to_json(), "text_tokens": length}
+
+
+def made_by(upstream: Any, *networks: str) -> dict[str, str]:
+    """Value fingerprints of the upstream networks that a cache depends on."""
+    values = upstream.facts.get("values", {})
+    return {name: values[f"{name}.safetensors"] for name in networks}
+
+
+def latent_cache(path: Path, folder: Path, upstream: Any) -> Path:
+    """The folder of cached latents for `path`: itself if it is one (and matches), else made under `folder`.
+
+    Raises:
+      ShardError: if a given cache was made by other networks.
+    """
+    from spresso_jax.cli.training import TrainingError
+
+    if upstream is None:
+        raise TrainingError("this stage needs --upstream MODEL (the model folder of the stage before it)")
+    wanted = made_by(upstream, "audio_ae", "clap")
+    if read_meta(path).get("kind") == "arrays":
+        check_fingerprint(path, wanted)
+        return path
+    target = folder / f"latents-{path.name}"
+    if is_current(target, wanted, splits_of(path)):
+        return target
+    return write_latents(path, target, upstream)
+
+
+def write_latents(path: Path, target: Path, upstream: Any) -> Path:
+    """Encodes every split of audio shards `path` into latent shards `target`."""
+    from spresso_jax.extract.latents import LatentExtractor
+
+    extractor = LatentExtractor.of_model(upstream)
+    for split in splits_of(path):
+        clips = loader.ordered_clips(loader.Source(str(path), split), None)
+        records = counted(extractor.records(clips), f"latents of {path.name}/{split}")
+        write_arrays(target, split, records, made_by(upstream, "audio_ae", "clap"))
+    return target
+
+
+def is_current(target: Path, wanted: dict[str, str], splits: Any) -> bool:
+    try:
+        check_fingerprint(target, wanted)
+        return set(splits_of(target)) >= set(splits)
+    except (ShardError, OSError):
+        return False
+
+
+def counted(records: Iterator, title: str) -> Iterator:
+    """Passes records on and says how many there were, at the end and every 500."""
+    count = 0
+    for record in records:
+        count += 1
+        if count % 500 == 0:
+            print(f"{title}: {count}", flush=True)
+        yield record
+    print(f"{title}: {count} clips", flush=True)
+
+
+def rows_of(latents: tuple[Path, ...], split: str) -> Iterator[tuple[dict, dict[str, np.ndarray]]]:
+    """(meta, arrays) of every record of a split, over several caches."""
+    from data_pipeline.records import open_split
+
+    for folder in latents:
+        if split not in splits_of(folder):
+            continue
+        reader = open_split(folder, split)
+        try:
+            for index in range(len(reader)):
+                record = reader[index]
+                yield record.meta, {name: record.array(name) for name in record.names}
+        finally:
+            reader.close()

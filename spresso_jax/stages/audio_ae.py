@@ -1,0 +1,143 @@
+"""Stage 1, AudioAE: the 48 kHz autoencoder against DAC's discriminators.
+
+Source: S-PRESSO 3.2 and 4.2.1; DAC (losses, order of the two players, optimisation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spresso_jax.audio_ae.autoencoder import AudioAutoencoder
+from spresso_jax.audio_ae.discriminators import Discriminator
+from spresso_jax.audio_ae.losses import (
+    adversarial_loss,
+    discriminator_loss,
+    feature_matching_loss,
+    multi_scale_log_mel,
+    multi_scale_mel_loss,
+    relative_waveform_error,
+    split_maps,
+)
+from spresso_jax.audio_ae.statistics import LatentStatistics
+from spresso_jax.configuration import to_plain
+from spresso_jax.shapes import HOP, SAMPLE_RATE
+from spresso_jax.train.optimizers import adamw_from
+from spresso_jax.train.stage import Batch, Finished, Metrics, Player, Produce, Stage, Tree
+
+NETWORK = "audio_ae"
+
+
+def build(config: Any, upstream: Any = None) -> Stage:
+    """The stage of `experiments/audio_ae.py`; an upstream model's `audio_ae`, if given, is where training starts."""
+    fields = to_plain(config.model)
+    autoencoder = AudioAutoencoder(**fields)
+    discriminator = Discriminator(**to_plain(config.discriminator))
+    samples = _whole_hops(config.data.seconds)
+    weights = config.loss
+
+    def init(key: jax.Array) -> Tree:
+        generator_key, discriminator_key = jax.random.split(key)
+        audio = jnp.zeros((1, samples, 1))
+        return {
+            NETWORK: autoencoder.init(generator_key, audio)["params"],
+            "discriminator": discriminator.init(discriminator_key, audio)["params"],
+        }
+
+    def judge(networks: Tree, key: jax.Array, real: jax.Array, fake: jax.Array) -> tuple[list, list]:
+        """Maps of real and fake sound from one pass over both, on an excerpt when the config asks for one."""
+        rows, length = config.adversary.rows or real.shape[0], _whole_hops(config.adversary.seconds) or samples
+        start = jax.random.randint(key, (), 0, samples - length + 1)
+        both = jnp.concatenate([real[:rows], fake[:rows]])
+        excerpt = jax.lax.dynamic_slice_in_dim(both, start, length, axis=1)
+        return split_maps(discriminator.apply({"params": networks["discriminator"]}, excerpt))
+
+    def make(networks: Tree, batch: Batch, key: jax.Array) -> jax.Array:
+        return autoencoder.apply({"params": networks[NETWORK]}, batch["audio"], key)
+
+    def discriminator_player(networks: Tree, fake: jax.Array, batch: Batch, key: jax.Array):
+        real_maps, fake_maps = judge(networks, key, batch["audio"], fake)
+        return discriminator_loss(real_maps, fake_maps), {}
+
+    def generator_player(networks: Tree, fake: jax.Array, batch: Batch, key: jax.Array):
+        real = batch["audio"]
+        real_maps, fake_maps = judge(networks, key, real, fake)
+        parts = {
+            "mel": multi_scale_mel_loss(fake, real_log_mel=multi_scale_log_mel(real)),
+            "feature_matching": feature_matching_loss(real_maps, fake_maps),
+            "adversarial": adversarial_loss(fake_maps),
+            "waveform": relative_waveform_error(fake, real),
+        }
+        return sum(weights[name] * value for name, value in parts.items()), parts
+
+    def validate(networks: Tree, batch: Batch, key: jax.Array) -> Metrics:
+        real = batch["audio"]
+        fake = autoencoder.apply({"params": networks[NETWORK]}, real)
+        return {
+            "mel": multi_scale_mel_loss(fake, real),
+            "waveform": relative_waveform_error(fake, real),
+            "si_sdr": jnp.mean(_si_sdr(real[..., 0], fake[..., 0])),
+        }
+
+    def preview(networks: Tree, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+        real = batch["audio"][:4]
+        fake = autoencoder.apply({"params": networks[NETWORK]}, real)
+        return {f"{name}_{i}": audio[i, :, 0] for i in range(real.shape[0]) for name, audio in
+                (("source", real), ("decoded", fake))}
+
+    def finish(networks: Tree, draw: Callable[[], Iterator[dict]]) -> Finished:
+        statistics = LatentStatistics(autoencoder.latent_channels)
+        encode = jax.jit(lambda params, audio: autoencoder.apply({"params": params}, audio, method="encode"))
+        batches = draw()
+        for _ in range(config.statistics_batches):
+            batch = next(batches)
+            latent = np.asarray(encode(networks[NETWORK], batch["audio"]))
+            # Padding is one constant vector; counting it would shrink the spread of real sound.
+            mask = np.arange(latent.shape[1])[None] * HOP < np.asarray(batch["valid"])[:, None]
+            statistics.update(latent, mask)
+        facts = {"latent_statistics": statistics.to_facts()}
+        return Finished({NETWORK: (fields, networks[NETWORK])}, facts)
+
+    frozen = {} if upstream is None or NETWORK not in upstream.networks else upstream.networks[NETWORK].params
+    steps = config.loop.steps
+    critic = config.optimizer.copy_and_resolve_references()
+    with critic.unlocked():
+        critic.clip_norm = config.discriminator_clip_norm
+    spec = {
+        "audio": jax.ShapeDtypeStruct((config.data.batch_size, samples, 1), jnp.float32),
+        "valid": jax.ShapeDtypeStruct((config.data.batch_size,), jnp.int32),
+    }
+    return Stage(
+        name="audio_ae",
+        init=init,
+        players=(
+            Player("discriminator", r"^discriminator/", discriminator_player, adamw_from(critic, steps)),
+            Player("generator", rf"^{NETWORK}/", generator_player, adamw_from(config.optimizer, steps)),
+        ),
+        produce=Produce("generator", make),
+        batch_spec=spec,
+        upstream={NETWORK: frozen} if frozen else {},
+        ema={"generator": lambda step: jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))},
+        chosen_ema="generator",
+        validate=validate,
+        preview=preview,
+        finish=finish,
+    )
+
+
+def _whole_hops(seconds: float) -> int:
+    return int(round(seconds * SAMPLE_RATE / HOP)) * HOP
+
+
+def _si_sdr(reference: jax.Array, estimate: jax.Array) -> jax.Array:
+    """SI-SDR in dB of [B, S] signals, for a training log; evaluate/reconstruction.py has the float64 figure."""
+    reference = reference - jnp.mean(reference, -1, keepdims=True)
+    estimate = estimate - jnp.mean(estimate, -1, keepdims=True)
+    energy = jnp.sum(jnp.square(reference), -1) + 1e-8
+    target = (jnp.sum(reference * estimate, -1) / energy)[:, None] * reference
+    noise = jnp.sum(jnp.square(estimate - target), -1) + 1e-8
+    return 10.0 * jnp.log10((jnp.sum(jnp.square(target), -1) + 1e-8) / noise)
