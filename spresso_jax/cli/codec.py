@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from spresso_jax.cli.errors import user_errors
 
 SUFFIX = ".spresso"
 EMBEDDING_SUFFIX = ".npz"
@@ -40,7 +41,7 @@ def encode(
     """Turns sounds into .spresso files; a folder keeps its tree."""
     from data_pipeline.audio_files import AUDIO_SUFFIXES
 
-    with _user_errors():
+    with user_errors():
         if continuous and codebooks is not None:
             raise ValueError("--continuous sends no codes: leave --codebooks out")
         suffix = EMBEDDING_SUFFIX if continuous else SUFFIX
@@ -86,11 +87,12 @@ def decode(
     force: _Force = False,
 ) -> None:
     """Turns .spresso files into sounds of the original rate, channels and length."""
-    with _user_errors():
+    with user_errors():
         jobs = _jobs(source, out, (SUFFIX, EMBEDDING_SUFFIX), ".wav")
         for _, target in jobs:
             if target.suffix.lower() not in WRITABLE_SUFFIXES:
-                raise ValueError(f"{target}: cannot write the suffix {target.suffix!r}: use {', '.join(WRITABLE_SUFFIXES)}")
+                known = ", ".join(WRITABLE_SUFFIXES)
+                raise ValueError(f"{target}: cannot write the suffix {target.suffix!r}: use {known}")
         _check_targets([path for _, target in jobs for path in _variation_paths(target, variations)], force)
         codec = _load(model)
 
@@ -125,7 +127,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Shows what a .spresso file, a model or a training run is; loads no weights."""
-    with _user_errors():
+    with user_errors():
         from spresso_jax.codec.description import describe
 
         title, rows = describe(path)
@@ -237,29 +239,27 @@ def _check_targets(targets: list[Path], force: bool) -> None:
         raise ValueError(f"{present[0]} exists{more}: add --force to overwrite, or choose another --out")
 
 
+def _named(path: Path, work: Callable[[Path, Path], str], target: Path) -> str:
+    """Does one job; an error that does not begin with the file's name gets it."""
+    try:
+        return work(path, target)
+    except (ValueError, OSError) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
 def _run(jobs: list[tuple[Path, Path]], work: Callable[[Path, Path], str]) -> None:
     """Does all jobs; one that fails is told on standard error, and the exit code is 2 in the end."""
     failed = 0
     for path, target in jobs:
         try:
-            with _user_errors(path if len(jobs) > 1 else None):
+            with user_errors():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                typer.echo(f"{path} -> {target}: {work(path, target)}")
+                typer.echo(f"{path} -> {target}: {_named(path, work, target)}")
         except typer.Exit:
             failed += 1
     if failed:
         if len(jobs) > 1:
             typer.echo(f"error: {failed} of {len(jobs)} files failed, the others are done", err=True)
         raise typer.Exit(2)
-
-
-@contextlib.contextmanager
-def _user_errors(path: Path | None = None) -> Iterator[None]:
-    """What the user can put right: one sentence on standard error, exit code 2."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        text = str(error)
-        told = f"{path}: {text}" if path is not None and not text.startswith(str(path)) else text
-        typer.echo(f"error: {told}", err=True)
-        raise typer.Exit(2) from error

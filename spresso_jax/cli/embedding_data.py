@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_pipeline.records import splits_of, write_arrays
-from spresso_jax.cli.upstream_data import counted, is_current, made_by, rows_of
+from spresso_jax.cli.upstream_data import counted, digest, is_current, made_by, rows_of
 
 SPLITS = ("train", "val")
 
@@ -24,9 +23,9 @@ def embedding_files(latents: tuple[Path, ...], folder: Path, upstream: Any, conf
     from spresso_jax.extract.embeddings import EmbeddingExtractor
 
     wanted = made_by(upstream, "audio_ae", "latent_encoder") | {"crops": str(config.crops), "seed": str(config.seed)}
-    note = folder / "embeddings.json"
-    files = tuple(folder / f"embeddings-{split}.npy" for split in SPLITS)
-    if all(f.is_file() for f in files) and note.is_file() and json.loads(note.read_text(encoding="utf-8")) == wanted:
+    wanted["latents"] = ",".join(path.name for path in latents)
+    files = tuple(folder / f"embeddings-{digest(wanted)}-{split}.npy" for split in SPLITS)
+    if all(file.is_file() for file in files):
         return files
     folder.mkdir(parents=True, exist_ok=True)
     extractor = EmbeddingExtractor.of_model(upstream)
@@ -37,8 +36,10 @@ def embedding_files(latents: tuple[Path, ...], folder: Path, upstream: Any, conf
         if not rows:
             raise TrainingError(f"no {source} clips to take embeddings from")
         order = np.random.default_rng(config.seed).permutation(sum(len(part) for part in rows))
-        np.save(file, np.concatenate(rows).astype(np.float32)[order])
-    note.write_text(json.dumps(wanted), encoding="utf-8")
+        # Under its final name only when complete: a kill leaves no half a file.
+        part = file.with_suffix(".part.npy")
+        np.save(part, np.concatenate(rows).astype(np.float32)[order])
+        part.replace(file)
     return files
 
 
@@ -49,7 +50,7 @@ def coded_cache(path: Path, folder: Path, upstream: Any, config: Any) -> Path:
     codebooks = config.codebooks or upstream.facts["operating_point"]["finetune_codebooks"]
     wanted = made_by(upstream, "audio_ae", "clap", "latent_encoder", "quantizer")
     wanted |= {"codebooks": str(codebooks), "crops": str(config.crops), "seed": str(config.seed)}
-    target = folder / f"coded-{path.name}"
+    target = folder / f"coded-{path.name}-{digest(wanted)}"
     if is_current(target, wanted, splits_of(path)):
         return target
     extractor = EmbeddingExtractor.of_model(upstream)

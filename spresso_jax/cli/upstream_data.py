@@ -1,10 +1,13 @@
 """What each stage reads, made from audio shards when it does not exist yet: captions' tokenizer, latents, vectors, codes.
 
-Caches lie in `RUN/cache` and carry the fingerprints of the networks that made them; one that does not match is refused.
+Caches lie in `cache` beside the run folder, so that the runs of one chain share them. Their names carry a digest of the
+networks that made them, and their `meta.json` the whole fingerprints.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,15 +35,16 @@ def prepare_feed(request: Any, upstream: Any) -> tuple[Feed, Any, dict[str, Any]
         return make_feed(reads, paths, config), config, {}
     if reads == "captioned_clips":
         return _captioned(paths, request, upstream)
-    latents = tuple(latent_cache(path, request.run / "cache", upstream) for path in paths)
+    cache = request.run.parent / "cache"
+    latents = tuple(latent_cache(path, cache, upstream) for path in paths)
     if reads == "latents":
         return make_feed(reads, latents, config), config, {}
     from spresso_jax.cli.embedding_data import coded_cache, embedding_files
 
     if reads == "vectors":
-        train, val = embedding_files(latents, request.run / "cache", upstream, config)
+        train, val = embedding_files(latents, cache, upstream, config)
         return vector_feed(train, val, config), config, {}
-    coded = tuple(coded_cache(path, request.run / "cache", upstream, config) for path in latents)
+    coded = tuple(coded_cache(path, cache, upstream, config) for path in latents)
     return make_feed(reads, coded, config), config, {}
 
 
@@ -75,6 +79,12 @@ def made_by(upstream: Any, *networks: str) -> dict[str, str]:
     return {name: values[f"{name}.safetensors"] for name in networks}
 
 
+def digest(fingerprints: dict[str, str]) -> str:
+    """Eight hex digits that differ when any fingerprint does, for the names of caches."""
+    text = json.dumps(fingerprints, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def latent_cache(path: Path, folder: Path, upstream: Any) -> Path:
     """The folder of cached latents for `path`: itself if it is one (and matches), else made under `folder`.
 
@@ -89,7 +99,7 @@ def latent_cache(path: Path, folder: Path, upstream: Any) -> Path:
     if read_meta(path).get("kind") == "arrays":
         check_fingerprint(path, wanted)
         return path
-    target = folder / f"latents-{path.name}"
+    target = folder / f"latents-{path.name}-{digest(wanted)}"
     if is_current(target, wanted, splits_of(path)):
         return target
     return write_latents(path, target, upstream)

@@ -1,1 +1,1 @@
-
+"""Trained models for others: the model card of an exported folder."""

@@ -1,0 +1,114 @@
+"""One update: players, shared product, accumulation, refused gradients, splits of the tree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from train.toy_stage import SIZE, batches, gan, regression
+
+from spresso_jax.train.optimizers import exponential, inverse_sqrt, ramp_cosine
+from spresso_jax.train.stage import Player, Stage
+from spresso_jax.train.state import combine, create, flatten, inherit, networks_of, select, split
+from spresso_jax.train.update import make_update
+
+
+def started(stage):
+    networks = inherit(stage, stage.init(jax.random.key(0)))
+    return create(stage, networks, jax.random.key(1))
+
+
+def test_leaves_fall_into_params_buffers_and_frozen():
+    stage = regression(upstream={"other": {"w": np.ones(3, np.float32)}})
+    params, buffers, frozen = split(stage, inherit(stage, stage.init(jax.random.key(0))))
+    assert set(flatten(params)) == {"net/kernel"}
+    assert set(flatten(buffers)) == {"net/offset"}
+    assert set(flatten(frozen)) == {"other/w"}
+
+
+def test_upstream_leaves_replace_fresh_ones_and_wrong_shapes_are_named():
+    kernel = np.full((SIZE, 1), 3.0, np.float32)
+    stage = regression(upstream={"net": {"kernel": kernel}})
+    np.testing.assert_array_equal(inherit(stage, stage.init(jax.random.key(0)))["net"]["kernel"], kernel)
+    wrong = regression(upstream={"net": {"kernel": np.ones((SIZE + 1, 1), np.float32)}})
+    with pytest.raises(ValueError, match="net/kernel has shape"):
+        inherit(wrong, wrong.init(jax.random.key(0)))
+
+
+def test_a_leaf_owned_twice_or_a_player_without_leaves_is_refused():
+    stage = regression()
+    twice = Stage(**{**stage.__dict__, "players": (stage.players[0], Player("b", "net", stage.players[0].loss, optax.sgd(1.0)))})
+    with pytest.raises(ValueError, match="owned by"):
+        split(twice, stage.init(jax.random.key(0)))
+    none = Stage(**{**stage.__dict__, "players": (Player("b", "absent", stage.players[0].loss, optax.sgd(1.0)),)})
+    with pytest.raises(ValueError, match="owns no parameter"):
+        split(none, stage.init(jax.random.key(0)))
+
+
+def test_training_learns_and_the_first_average_copies_the_parameters():
+    stage = regression()
+    state, frozen = started(stage)
+    update = jax.jit(make_update(stage))
+    stream = batches(0)
+    state, first = update(state, frozen, next(stream))
+    np.testing.assert_allclose(state.ema["mean"]["net"]["kernel"], state.params["net"]["kernel"])
+    for _ in range(200):
+        state, last = update(state, frozen, next(stream))
+    assert float(last["loss"]) < 0.05 * float(first["loss"])
+    assert int(state.step) == 201 and int(state.skipped) == 0
+    assert not np.allclose(state.ema["mean"]["net"]["kernel"], state.params["net"]["kernel"])
+
+
+def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch():
+    stage = regression(optimizer=optax.sgd(0.1))
+    state, frozen = started(stage)
+    batch = {name: jnp.asarray(value) for name, value in next(batches(3)).items()}
+    whole, _ = jax.jit(make_update(stage))(state, frozen, batch)
+    parts, _ = jax.jit(make_update(stage, accumulate=4))(state, frozen, batch)
+    np.testing.assert_allclose(whole.params["net"]["kernel"], parts.params["net"]["kernel"], atol=2e-4)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_but_the_count():
+    stage = regression()
+    state, frozen = started(stage)
+    batch = dict(next(batches(0)))
+    batch["y"] = batch["y"] * np.nan
+    after, metrics = jax.jit(make_update(stage))(state, frozen, batch)
+    np.testing.assert_array_equal(after.params["net"]["kernel"], state.params["net"]["kernel"])
+    assert int(after.skipped) == 1 and float(metrics["skipped"]) == 1
+    for old, new in zip(jax.tree.leaves(state.opt), jax.tree.leaves(after.opt), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_the_generator_runs_once_and_meets_the_updated_critic():
+    seen = []
+    stage = gan(seen)
+    state, frozen = started(stage)
+    batch = next(batches(0))
+    after, metrics = jax.jit(make_update(stage))(state, frozen, batch)
+    assert seen == ["forward"]
+    fake = batch["x"] @ np.ones((SIZE, 1), np.float32)
+    scale = 2.0 - 0.1 * 2.0 * (2.0 * fake.mean() - 1.0) * fake.mean()
+    np.testing.assert_allclose(after.params["critic"]["scale"], scale, rtol=1e-5)
+    gradient = 2.0 * batch["x"].T @ (fake - batch["y"]) / len(fake) * scale
+    np.testing.assert_allclose(after.params["generator"]["kernel"], 1.0 - 0.01 * gradient, rtol=1e-4)
+    assert {"critic/loss", "generator/loss", "critic/score"} <= set(metrics)
+
+
+def test_accumulation_is_refused_for_two_players():
+    with pytest.raises(ValueError, match="accumulate must be 1"):
+        make_update(gan([]), accumulate=2)
+
+
+def test_select_and_combine_are_inverse():
+    tree = {"a": {"b": 1, "c": 2}, "d": {"e": 3}}
+    assert combine(select(tree, "^a/"), select(tree, "^d/")) == tree
+    assert networks_of(*started(regression()))["net"].keys() == {"kernel", "offset"}
+
+
+def test_schedules_ramp_and_fall():
+    rate = inverse_sqrt(1.0, ramp_steps=10, decay_steps=100)
+    np.testing.assert_allclose([rate(0), rate(9), rate(99), rate(399)], [0.1, 1.0, 1.0, 0.5], rtol=1e-6)
+    cosine = ramp_cosine(1.0, 10, 110, final_factor=0.1)
+    np.testing.assert_allclose([cosine(9), cosine(109)], [1.0, 0.1], rtol=1e-5)
+    np.testing.assert_allclose(exponential(1e-4, 0.999996)(250_000), 1e-4 * 0.999996**250_000, rtol=1e-3)
