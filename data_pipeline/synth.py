@@ -27,6 +27,7 @@ from data_pipeline.synth_sources import (
     loudness_unit,
     samples,
     shaped_noise,
+    swell,
     tilt,
     unit,
 )
@@ -48,6 +49,7 @@ _RECIPES: MappingProxyType[str, Callable] = MappingProxyType({
 })  # fmt: skip
 FAMILIES: tuple[str, ...] = tuple(_RECIPES)
 BACKGROUNDS: tuple[str, ...] = ("rain", "wind", "fire", "stream", "machine_hum", "insects")
+CONTINUOUS: tuple[str, ...] = (*BACKGROUNDS, "water_drips", "engine", "alarm", "music")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +85,10 @@ def synthesise(index: int, seed: int) -> SynthClip:
     audio = _fit(audio)
     if rng.uniform() < 0.14:
         audio, text = _layer(rng, audio, text, family)
-    audio, where = _place(rng, audio)
+    audio, where = _place(rng, audio, family in CONTINUOUS)
     audio = _finish(rng, audio)
-    return SynthClip(
-        audio,
-        phrase(rng, ("{text} {where}", "{text} {where}", "the sound of {text} {where}"), text=text, where=where),
-        family,
-    )
+    opening = "" if text.startswith("the ") else pick(rng, "||the sound of")
+    return SynthClip(audio, phrase(rng, ("{opening} {text} {where}",), opening=opening, text=text, where=where), family)
 
 
 def family_of(index: int, seed: int) -> str:
@@ -115,6 +114,8 @@ def _layer(rng: np.random.Generator, audio: Array, text: str, family: str) -> tu
     others = [name for name in BACKGROUNDS if name != family]
     bed, bed_text = _RECIPES[others[int(rng.integers(len(others)))]](rng)
     bed = _fit(bed)
+    if family in CONTINUOUS:
+        audio = audio * swell(len(audio), rng.uniform(0.02, 0.6), rng.uniform(0.05, 0.6))
     lead = round(rng.uniform(0, 0.5) * max(0, len(bed) - len(audio)))
     n = len(bed) if rng.uniform() < 0.6 else min(len(bed), len(audio) + lead)
     total = np.zeros(n, np.float32)
@@ -125,20 +126,22 @@ def _layer(rng: np.random.Generator, audio: Array, text: str, family: str) -> tu
     return total, joined.format(a=text, b=bed_text)
 
 
-def _place(rng: np.random.Generator, audio: Array) -> tuple[Array, str]:
+def _place(rng: np.random.Generator, audio: Array, continuous: bool) -> tuple[Array, str]:
     """Distance (air takes the treble) and reverberation, with words for them."""
     kind = rng.choice(["dry", "far", "room", "hall", "muffled"], p=[0.56, 0.11, 0.15, 0.1, 0.08])
     if kind == "dry":
         return audio, ""
     if kind == "muffled":
-        sos = scipy.signal.butter(2, log_uniform(rng, 450, 1800), fs=RATE, output="sos").astype(np.float32)
-        return scipy.signal.sosfilt(sos, audio), pick(rng, "behind a wall|muffled by a wall|from the next room")
+        sos = scipy.signal.butter(2, log_uniform(rng, 450, 1800), fs=RATE, output="sos")
+        audio = scipy.signal.sosfilt(sos, audio).astype(np.float32)
+        return audio, pick(rng, "behind a wall|muffled by a wall|from the next room")
     seconds = {"far": rng.uniform(0.4, 1.0), "room": rng.uniform(0.12, 0.4), "hall": rng.uniform(0.7, 1.8)}[kind]
     wet = {"far": rng.uniform(0.4, 0.9), "room": rng.uniform(0.25, 0.7), "hall": rng.uniform(0.25, 0.8)}[kind]
     if kind == "far":
-        sos = scipy.signal.butter(1, log_uniform(rng, 900, 4000), fs=RATE, output="sos").astype(np.float32)
-        audio = scipy.signal.sosfilt(sos, audio)
-    audio = np.pad(audio, (0, max(0, min(round(0.7 * seconds * RATE), samples(LONGEST) - len(audio)))))
+        sos = scipy.signal.butter(1, log_uniform(rng, 900, 4000), fs=RATE, output="sos")
+        audio = scipy.signal.sosfilt(sos, audio).astype(np.float32)
+    if not continuous or rng.uniform() < 0.2:
+        audio = np.pad(audio, (0, max(0, min(round(0.7 * seconds * RATE), samples(LONGEST) - len(audio)))))
     n = samples(seconds)
     late = shaped_noise(rng, n, np.exp(-6.9 * frame_times(n) / (seconds * below(5000, 0.5))) * above(150, 1))
     late[: round(0.002 * RATE)] = 0
