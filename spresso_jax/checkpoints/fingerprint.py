@@ -62,7 +62,8 @@ def values_sha256(tensors: Mapping[str, np.ndarray]) -> str:
 def model_id(facts: Mapping) -> bytes:
     """The three bytes that a `.spresso` file carries: a digest of everything that gives its codes their meaning.
 
-    These are the values of g_psi and of the quantizer, both tables of statistics, t and the bits of a codebook.
+    These are the values of g_psi and of the quantizer (with its statistics of z), the statistics of the latents that
+    g_psi reads, t and the bits of a codebook.
 
     Args:
       facts: the `model.json` of a model folder, as `load_model` returns it.
@@ -72,7 +73,6 @@ def model_id(facts: Mapping) -> bytes:
     meaning = {
         "networks": {name: values.get(f"{name}.safetensors") for name in ("latent_encoder", "quantizer")},
         "latent_statistics": facts.get("latent_statistics"),
-        "embedding_statistics": facts.get("embedding_statistics"),
         "downsample": point.get("downsample"),
         "codebook_bits": point.get("codebook_bits"),
     }

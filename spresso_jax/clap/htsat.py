@@ -22,6 +22,7 @@ ROLLED_PENALTY = -100.0
 CUBIC = -0.75
 # A plain guess of level and spread in dB, so that the fixed norm is usable before statistics are stored.
 DEFAULT_MEAN_DB, DEFAULT_STD_DB = -30.0, 20.0
+SMALLEST_STD_DB = 1e-2
 
 
 @lru_cache(maxsize=8)
@@ -133,10 +134,20 @@ class InputNorm(nn.Module):
         raise ValueError(f"input_norm must be 'batch' or 'fixed', got {self.kind!r}")
 
 
-def input_statistics(features: Array) -> dict[str, Array]:
-    """Mean, standard deviation and variance of each mel band over `[B, T, mel]` features: leaves for `InputNorm`."""
-    mean, var = features.mean(axis=(0, 1)), features.var(axis=(0, 1))
-    return {"mean": mean, "var": var, "std": jnp.maximum(jnp.sqrt(var), 1e-2)}
+def input_statistics(features: Array, kind: str = "fixed") -> dict[str, Array]:
+    """The statistics leaves of an `InputNorm` of that kind, measured on `[B, T, mel]` features, each `[mel]`.
+
+    Returns:
+      {"mean", "std"} for 'fixed', {"mean", "var"} for 'batch'; a band that never changes counts as spread 0.01 dB.
+
+    Raises:
+      ValueError: for another kind.
+    """
+    if kind not in ("fixed", "batch"):
+        raise ValueError(f"input_norm must be 'batch' or 'fixed', got {kind!r}")
+    std = jnp.maximum(features.std(axis=(0, 1)), SMALLEST_STD_DB)
+    spread = {"std": std} if kind == "fixed" else {"var": std**2}
+    return {"mean": features.mean(axis=(0, 1)), **spread}
 
 
 class SwinBlock(nn.Module):

@@ -81,7 +81,7 @@ def _show_codec(out: Path, shards: Path, model: Path) -> None:
     write_audio(source, clip["audio"][: clip["valid"], 0])
     encoded = Codec.load(model).encode(clip["audio"][: clip["valid"], 0], 48_000)
     target = out / "clip.spresso"
-    target.write_bytes(encoded.to_bytes())
+    target.write_bytes(bytes(encoded))
     seconds = clip["valid"] / 48_000
     _say(f"{source} ({seconds:.1f} s, {source.stat().st_size:,} bytes) became {target} ({target.stat().st_size} bytes)")
 

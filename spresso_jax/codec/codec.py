@@ -61,10 +61,8 @@ class Codec:
         self._read_operating_point(self.facts.get("operating_point") or {})
         self.model_id = model_id(self.facts)
         modules = self._programs.modules
-        self._latent_channels = modules["dit"].latent_channels
         self._embedding_channels = modules["latent_encoder"].embedding_channels
-        self._latent_statistics = _statistics(self.facts, "latent_statistics", self._latent_channels)
-        self._embedding_statistics = _statistics(self.facts, "embedding_statistics", self._embedding_channels)
+        self._latent_statistics = _latent_statistics(self.facts, modules["dit"].latent_channels)
         self._sigma_data = float(self.facts["latent_statistics"].get("sigma_data", 0.5))
         self._last_caption: tuple[str | None, Context] = (None, self._programs.null_context())
 
@@ -106,8 +104,7 @@ class Codec:
         codebooks = self.codebooks if codebooks is None else codebooks
         self._check_codebooks(codebooks)
         audio = signal.checked(audio, sample_rate)
-        mean, std = self._embedding_statistics
-        codes = self._programs.codes((self.embed(audio, sample_rate, mid_side) - mean) / std, codebooks)
+        codes = self._programs.codes(self.embed(audio, sample_rate, mid_side), codebooks)
         known = sample_rate in SAMPLE_RATES
         header = Header(
             sample_rate=sample_rate if known else SAMPLE_RATE,
@@ -155,9 +152,8 @@ class Codec:
         used = header.codebooks if codebooks is None else codebooks
         if not 1 <= used <= header.codebooks:
             raise ValueError(f"codebooks must be within 1..{header.codebooks}, the number sent, got {used}")
-        mean, std = self._embedding_statistics
         return self.decode_embeddings(
-            self._programs.quantized(encoded.codes[..., :used]) * std + mean,
+            self._programs.quantized(encoded.codes[..., :used]),
             header.samples,
             header.sample_rate,
             mid_side=header.mid_side,
@@ -330,14 +326,15 @@ class Codec:
         return self._last_caption[1]
 
 
-def _statistics(facts: Mapping[str, Any], name: str, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    stored = facts.get(name)
-    if name == "embedding_statistics" and stored is None:
-        return np.zeros(channels, np.float32), np.ones(channels, np.float32)
+def _latent_statistics(facts: Mapping[str, Any], channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of every latent channel; those of z lie in the quantizer's own parameters."""
     try:
+        stored = facts["latent_statistics"]
         mean, std = (np.asarray(stored[key], np.float32) for key in ("mean", "std"))
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelFolderError(f"model.json: {name} must hold lists 'mean' and 'std'") from error
+        raise ModelFolderError("model.json: latent_statistics must hold lists 'mean' and 'std'") from error
     if mean.shape != (channels,) or std.shape != (channels,) or not np.isfinite(mean).all() or not (std > 0).all():
-        raise ModelFolderError(f"model.json: {name} must hold {channels} finite means and positive deviations")
+        raise ModelFolderError(
+            f"model.json: latent_statistics must hold {channels} finite means and positive deviations"
+        )
     return mean, std

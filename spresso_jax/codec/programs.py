@@ -77,11 +77,11 @@ class Programs:
         return np.asarray(self._embed_window(self._params["latent_encoder"], latent[None]))[0]
 
     def codes(self, z: np.ndarray, codebooks: int) -> np.ndarray:
-        """Standardised embeddings [..., 64] -> codes [..., M]."""
+        """Embeddings [..., 64] -> codes [..., M]; the quantizer standardises with its own statistics."""
         return np.asarray(assign.encode(self.modules["quantizer"], self._params["quantizer"], z, codebooks))
 
     def quantized(self, codes: np.ndarray) -> np.ndarray:
-        """Codes [..., m] -> standardised embeddings [..., 64]."""
+        """Codes [..., m] -> embeddings z_q [..., 64] in the units of z."""
         return np.asarray(self.modules["quantizer"].decode(self._params["quantizer"], jnp.asarray(codes)))
 
     def null_context(self) -> Context:

@@ -44,7 +44,7 @@ def half_life_beta(samples: Any, half_life: float, batch: int, rampup_ratio: flo
     """Decay of an ordinary exponential average with a half-life in samples, shortened early in training.
 
     Args:
-      samples: samples seen before this update.
+      samples: samples seen, including those of this update.
       rampup_ratio: the half-life is at most this fraction of `samples`; None for no ramp.
     """
     if rampup_ratio is not None:

@@ -306,18 +306,16 @@ def evaluate(
         if space.similarity:
             metrics.append(Metric(f"similarity_{space.key}", f"similarity, {space.label}", "", "higher", 3))
     sources = [read_decoded(out, "source", clips, i) for i in range(len(clips))]
+    per_clip = _reconstruction(out, clips, sources, systems, progress)
     durations = [clip.seconds for clip in clips]
-    of_sources = {space.key: retrieval.embed_all(sources, space.embed) for space in spaces}
-    per_clip: dict[str, dict[str, np.ndarray]] = {}
     chance: dict[str, dict] = {}
-    for done, system in enumerate(systems, start=1):
-        decoded = [read_decoded(out, system.key, clips, i) for i in range(len(clips))]
-        values = {} if system.kind == "source" else _reconstruction(sources, decoded)
-        for space in spaces:
-            values.update(_retrieval(space, of_sources[space.key], decoded, durations, options, chance, system))
-        per_clip[system.key] = values
-        if progress:
-            progress("measure", done, len(systems))
+    for space in spaces:
+        of_sources = retrieval.embed_all(sources, space.embed)
+        for done, system in enumerate(systems, start=1):
+            decoded = [read_decoded(out, system.key, clips, i) for i in range(len(clips))]
+            per_clip[system.key].update(_retrieval(space, of_sources, decoded, durations, options, chance, system))
+            if progress:
+                progress(f"retrieval, {space.label}", done, len(systems))
 
     figures = {
         key: {
@@ -343,16 +341,28 @@ def evaluate(
     return scores
 
 
-def _reconstruction(sources: Sequence[np.ndarray], decoded: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    rows = [
-        (
-            float(reconstruction.si_sdr(source, estimate)),
-            reconstruction.multi_scale_mel_distance(source, estimate),
-            reconstruction.log_spectral_distance(source, estimate),
-        )
-        for source, estimate in zip(sources, decoded, strict=True)
-    ]
-    return dict(zip(("si_sdr", "mel", "lsd"), np.array(rows, np.float64).T, strict=True))
+def _reconstruction(
+    out: Path,
+    clips: Sequence[Clip],
+    sources: Sequence[np.ndarray],
+    systems: Sequence[System],
+    progress: Callable[[str, int, int], None] | None,
+) -> dict[str, dict[str, np.ndarray]]:
+    """SI-SDR, mel and log-spectral distance of every system but the source; clip by clip, so that the source's mel
+    spectra are computed once."""
+    compared = [system for system in systems if system.kind != "source"]
+    values = {s.key: {m.key: np.full(len(clips), np.nan) for m in RECONSTRUCTION_METRICS} for s in compared}
+    for i, source in enumerate(sources):
+        logs = reconstruction.log_mels(source)
+        for system in compared:
+            decoded = read_decoded(out, system.key, clips, i)
+            row = values[system.key]
+            row["si_sdr"][i] = reconstruction.si_sdr(source, decoded)
+            row["mel"][i] = reconstruction.multi_scale_mel_distance(source, decoded, reference_logs=logs)
+            row["lsd"][i] = reconstruction.log_spectral_distance(source, decoded)
+        if progress:
+            progress("distances", i + 1, len(clips))
+    return {system.key: values.get(system.key, {}) for system in systems}
 
 
 def _retrieval(

@@ -98,29 +98,39 @@ def magnitude_frames(audio: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
     return np.abs(np.fft.rfft(frames * window, axis=-1))
 
 
+def log_mels(
+    audio: np.ndarray,
+    *,
+    sample_rate: int = SAMPLE_RATE,
+    scales: tuple[tuple[int, int], ...] = DAC_MEL_SCALES,
+) -> list[np.ndarray]:
+    """log10 mel magnitudes of one clip [S], clamped at 1e-5: [T, bands] a scale (window, bands), hop window / 4."""
+    audio = np.asarray(audio, np.float64)
+    logs = []
+    for window, bands in scales:
+        mel = magnitude_frames(audio, window, window // 4) @ mel_filters(sample_rate, window, bands).astype(np.float64)
+        logs.append(np.log10(np.maximum(mel, MAGNITUDE_FLOOR)))
+    return logs
+
+
 def multi_scale_mel_distance(
     reference: np.ndarray,
     estimate: np.ndarray,
     *,
-    sample_rate: int = SAMPLE_RATE,
     scales: tuple[tuple[int, int], ...] = DAC_MEL_SCALES,
+    reference_logs: list[np.ndarray] | None = None,
 ) -> float:
-    """Sum over scales of the mean absolute difference of log10 mel magnitudes (clamped at 1e-5); needs no phase.
+    """Sum over scales of the mean absolute difference of log10 mel magnitudes; needs no phase.
 
     Args:
-      reference, estimate: [S] of the same length.
-      scales: (window, bands); the hop is a quarter of the window.
+      reference, estimate: [S] of the same length, 48 kHz.
+      scales: (window, bands).
+      reference_logs: `log_mels` of the reference with the same scales, when many estimates are compared with it.
     """
     reference, estimate = _pair(reference, estimate)
-    total = 0.0
-    for window, bands in scales:
-        filters = mel_filters(sample_rate, window, bands).astype(np.float64)
-        logs = [
-            np.log10(np.maximum(magnitude_frames(x, window, window // 4) @ filters, MAGNITUDE_FLOOR))
-            for x in (reference, estimate)
-        ]
-        total += float(np.abs(logs[0] - logs[1]).mean())
-    return total
+    first = log_mels(reference, scales=scales) if reference_logs is None else reference_logs
+    second = log_mels(estimate, scales=scales)
+    return float(sum(np.abs(a - b).mean() for a, b in zip(first, second, strict=True)))
 
 
 def log_spectral_distance(

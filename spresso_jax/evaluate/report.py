@@ -64,6 +64,7 @@ def write_report(
     html = environment.get_template("report.html.j2").render(
         points=operating_points(scores),
         table=figures_table(scores),
+        rates=rate_panels(scores),
         notes=table_notes(scores),
         rows=[sound_row(out, scores, int(index)) for index in chosen],
         columns=sum(1 for s in scores["systems"] if s["kind"] != "control"),
@@ -93,11 +94,12 @@ def operating_points(scores: Mapping) -> list[dict]:
             continue
         point = scores["models"].get(system["model"], {}).get("operating_point", {})
         rate = system["frame_rate"] or FRAME_RATE
+        told = point.get("frame_rate", rate)
         points.append(
             {
-                "label": system["label"],
+                "model": system["model"],
                 "kbps": f"{system['kbps']:.3g}",
-                "frame_rate": f"{rate:.3g}",
+                "frame_rate": f"{told:.3g} frame{'' if told == 1 else 's'}/s",
                 "codebooks": system["codebooks"],
                 "bits": point.get("codebook_bits"),
                 "ratio": f"{pcm_kbps / system['kbps']:,.0f}",
@@ -108,7 +110,7 @@ def operating_points(scores: Mapping) -> list[dict]:
 
 
 def figures_table(scores: Mapping) -> dict:
-    """Head and rows of the table of figures; the best system that is really coded is marked per metric."""
+    """Head and rows of the table of figures; the best of the discrete systems is marked per metric."""
     arrows = {"higher": "↑", "lower": "↓"}
     head = [
         {"label": m["label"], "unit": m["unit"], "arrow": arrows[m["better"]], "better": m["better"]}
@@ -131,7 +133,7 @@ def figures_table(scores: Mapping) -> dict:
                     "interval": f"{interval.low:.{digits}f} to {interval.high:.{digits}f}",
                     "count": interval.count,
                     "left_out": interval.left_out,
-                    "best": best[metric["key"]] == system["key"],
+                    "best": system["key"] in best[metric["key"]],
                 }
             )
         rows.append(
@@ -150,12 +152,45 @@ def figures_table(scores: Mapping) -> dict:
     return {"head": head, "rows": rows, "chance": [chance.get(m["key"]) for m in scores["metrics"]]}
 
 
+def rate_panels(scores: Mapping) -> list[dict]:
+    """Every metric over the bitrate, a line a model, as the paper's figure 4; only where a model has two bitrates."""
+    lines: dict[str, list[Mapping]] = {}
+    for system in scores["systems"]:
+        if system["kind"] == "discrete" and system["kbps"]:
+            lines.setdefault(system["model"], []).append(system)
+    lines = {name: sorted(own, key=lambda s: s["kbps"]) for name, own in lines.items()}
+    if all(len(own) < 2 for own in lines.values()):
+        return []
+    panels = []
+    for metric in scores["metrics"]:
+        curves = {}
+        for name, own in lines.items():
+            intervals = [(s["kbps"], Interval.from_json(scores["figures"][s["key"]][metric["key"]])) for s in own]
+            curves[name] = [(kbps, i.mean, i.low, i.high) for kbps, i in intervals if math.isfinite(i.mean)]
+        curves = {name: points for name, points in curves.items() if points}
+        if not curves:
+            continue
+        panels.append(
+            _two_pictures(
+                lambda palette, curves=curves, metric=metric: pictures.band_curves_png(
+                    curves,
+                    title=f"{metric['label']}, {metric['better']} is better",
+                    x_label="kbps",
+                    y_label=metric["unit"],
+                    palette=palette,
+                ),
+                f"{metric['label']} over the bitrate",
+            )
+        )
+    return panels
+
+
 def table_notes(scores: Mapping) -> list[str]:
     """Sentences under the table: number of clips, intervals, candidates, what was left out."""
     options = scores["options"]
     notes = [
         f"{options['number_of_clips']} clips. Small print: {options['bootstrap']['level']:.0%} bootstrap interval over "
-        "clips. Bold: best of the systems that transmit a code."
+        "clips. Bold: best among the bitrates."
     ]
     for facts in scores["chance"].values():
         notes.append(
@@ -167,7 +202,8 @@ def table_notes(scores: Mapping) -> list[str]:
     left_out = max((f["left_out"] for row in scores["figures"].values() for f in row.values()), default=0)
     if left_out:
         notes.append(f"{left_out} silent clips have no SI-SDR and no rank; they are left out of those figures.")
-    clipped = [f"{s['label']} ({s['clipped']})" for s in scores["systems"] if s.get("clipped")]
+    coded = [s for s in scores["systems"] if s["kind"] != "control"]
+    clipped = [f"{s['label']} ({s['clipped']})" for s in coded if s.get("clipped")]
     if clipped:
         notes.append("Clips beyond full scale, clipped in the file: " + ", ".join(clipped) + ".")
     return notes
@@ -185,7 +221,7 @@ def comparison_rows(scores: Mapping) -> list[dict]:
             (entry["first"], entry["second"]),
             {"first": labels[entry["first"]], "second": labels[entry["second"]], "cells": {}},
         )
-        verdict = "better" if interval.clearly_positive else "worse" if interval.clearly_negative else "no difference"
+        verdict = "better" if interval.clearly_positive else "worse" if interval.clearly_negative else "unclear"
         row["cells"][metric["key"]] = {"text": format_interval(interval, metric["digits"]), "verdict": verdict}
     return [{**row, "cells": [row["cells"].get(key) for key in metrics]} for row in rows.values()]
 
@@ -207,7 +243,7 @@ def sound_row(out: Path, scores: Mapping, index: int) -> dict:
             {
                 "label": system["label"],
                 "kind": system["kind"],
-                "detail": "" if system["kbps"] is None else f"{system['kbps']:.3g} kbps",
+                "detail": f"{system['codebooks']} codebooks" if system["codebooks"] else "",
                 "audio": _data_uri("audio/flac", flac_bytes(audio)),
                 "picture": _data_uri("image/png", picture),
                 "alt": f"Spectrogram of {clip['caption'] or clip['name']}, {system['label']}, {clip['seconds']:.1f} s, "
@@ -323,16 +359,17 @@ def loss_names(curves: Mapping[str, Mapping[str, tuple[list, list]]]) -> list[st
     return sorted(kept or curves, key=rank)
 
 
-def _best(scores: Mapping, metric: Mapping) -> str | None:
-    """Key of the best system among those that send a code (continuous or discrete), if there are two to compare."""
+def _best(scores: Mapping, metric: Mapping) -> set[str]:
+    """Keys of the best systems among those that really transmit few bits; equal as printed counts as equal."""
     values = {}
     for system in scores["systems"]:
         facts = scores["figures"][system["key"]].get(metric["key"])
-        if system["kind"] in ("continuous", "discrete", "folder") and facts and facts["mean"] is not None:
-            values[system["key"]] = facts["mean"]
+        if system["kind"] in ("discrete", "folder") and facts and facts["mean"] is not None:
+            values[system["key"]] = round(facts["mean"], metric["digits"])
     if len(values) < 2:
-        return None
-    return (max if metric["better"] == "higher" else min)(values, key=values.__getitem__)
+        return set()
+    best = (max if metric["better"] == "higher" else min)(values.values())
+    return {key for key, value in values.items() if value == best}
 
 
 def _band(entry: Mapping, name: str) -> list[tuple[float, float, float, float]]:

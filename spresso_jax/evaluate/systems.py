@@ -91,7 +91,7 @@ def codec_systems(
         ),
         System(
             key=f"{name}.continuous",
-            label=f"{told}continuous z, {nominal_rate:.3g} Hz",
+            label=f"{told}continuous z" if told else f"continuous z, {nominal_rate:.3g} Hz",
             kind="continuous",
             produce=each(continuous),
             fingerprint=drawn,

@@ -125,8 +125,8 @@ def _with_ticks(pixels: np.ndarray, seconds: float, top_hz: float) -> bytes:
     height, width = pixels.shape[:2]
     figure, axes = _bare_figure(width, height)
     axes.imshow(pixels, aspect="auto", extent=(0.0, seconds, 0.0, 1.0), interpolation="nearest")
-    edge = [patheffects.withStroke(linewidth=2.0, foreground=(0, 0, 0, 0.65))]
-    style = {"color": "white", "fontsize": max(7.0, height / 28.0), "path_effects": edge}
+    edge = [patheffects.withStroke(linewidth=2.5, foreground=(0, 0, 0, 0.75))]
+    style = {"color": "white", "fontsize": max(7.0, height / 17.0), "path_effects": edge}
     for hertz, label in TICKS_HZ:
         at = np.log(hertz / LOWEST_HZ) / np.log(top_hz / LOWEST_HZ)
         axes.plot([0.0, 0.012 * seconds], [at, at], color="white", linewidth=1.2)
@@ -134,7 +134,7 @@ def _with_ticks(pixels: np.ndarray, seconds: float, top_hz: float) -> bytes:
     step = next((s for s in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0) if seconds / s <= 5.5), 300.0)
     for index in range(1, int(np.ceil(seconds / step))):
         at = index * step
-        if at > 0.94 * seconds:
+        if at > 0.92 * seconds:
             break
         axes.plot([at, at], [0.0, 0.03], color="white", linewidth=1.2)
         axes.text(at, 0.04, f"{at:g} s", va="bottom", ha="center", **style)
@@ -148,8 +148,8 @@ def loss_curves_png(
     *,
     title: str = "",
     y_label: str = "",
-    width: int = 560,
-    height: int = 300,
+    width: int = 420,
+    height: int = 270,
     palette: Palette = LIGHT,
 ) -> bytes:
     """Curves over training steps as a PNG.
@@ -202,8 +202,8 @@ def band_curves_png(
     x_label: str = "",
     y_label: str = "",
     log_x: bool = True,
-    width: int = 560,
-    height: int = 300,
+    width: int = 420,
+    height: int = 270,
     palette: Palette = LIGHT,
 ) -> bytes:
     """Points with intervals, joined by lines: gain over sigma, or a figure over kbps.
@@ -218,12 +218,24 @@ def band_curves_png(
         axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
         axes.plot(x, value, color=colour, linewidth=1.8, marker="o", markersize=4, label=name)
     if log_x:
-        axes.set_xscale("log")
+        _log_axis(axes, curves)
     axes.set_xlabel(x_label, color=palette.text, fontsize=9)
     axes.set_ylabel(y_label, color=palette.text, fontsize=9)
     if any(curves):
         axes.legend(frameon=False, fontsize=8, labelcolor=palette.text)
     return _png(figure)
+
+
+def _log_axis(axes: Any, curves: Mapping[str, Sequence[tuple[float, ...]]]) -> None:
+    """Logarithmic horizontal axis with plain numbers: 1, 2, 5 within few decades, else 1 only."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    x = [point[0] for points in curves.values() for point in points]
+    axes.set_xscale("log")
+    narrow = bool(x) and max(x) / min(x) < 60
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:

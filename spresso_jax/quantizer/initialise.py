@@ -120,22 +120,23 @@ def residual_codebooks(
         )
     if iterations < 1 or codebooks < 1:
         raise ValueError(f"need iterations >= 1 and codebooks >= 1, got {iterations} and {codebooks}")
-    count, key_order = rows.shape[0], jax.random.fold_in(key, codebooks)
+    count = rows.shape[0]
+    key_order, key_steps = jax.random.split(key)
+    keys = jax.random.split(key_steps, (codebooks, iterations + 1))
     tiles, weight = _as_tiles(rows[jax.random.permutation(key_order, count)])
     tables = []
     for step in range(codebooks):
-        key_step = jax.random.fold_in(key, step)
-        key_start, key_lloyd = jax.random.split(key_step)
         flat = tiles.reshape(-1, rows.shape[1])[:count]
         if box:
             spread, centre = jnp.std(flat, axis=0, ddof=1), jnp.mean(flat, axis=0)
-            table = jax.random.uniform(key_start, (codewords, rows.shape[1])) * spread + centre
+            table = jax.random.uniform(keys[step, 0], (codewords, rows.shape[1])) * spread + centre
         else:
-            table = flat[jax.random.choice(key_start, count, (codewords,), replace=False)]
+            # The rows are shuffled: any K in a row are a random sample, another one for every step.
+            table = flat[(step * codewords + jnp.arange(codewords)) % count]
         for iteration in range(iterations):
             sample = max(count >> (iterations - 1 - iteration), rows_per_codeword * codewords)
             used = tiles.shape[0] if box else min(-(-sample // TILE_ROWS), tiles.shape[0])
-            table = _lloyd_iteration(jax.random.fold_in(key_lloyd, iteration), tiles, weight, table, used)
+            table = _lloyd_iteration(keys[step, iteration + 1], tiles, weight, table, used)
         tables.append(table)
         tiles = _subtract_nearest(tiles, table)
     return jnp.stack(tables)

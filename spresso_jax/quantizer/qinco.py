@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +91,7 @@ class Qinco:
         """
         return 2.0 if self.outer_skip and not self.projected else 1.0
 
+    @partial(jax.jit, static_argnums=0)
     def init(self, key: jax.Array) -> Params:
         """Parameters with the reference's random start; `initialise.fit` replaces the codebooks by k-means ones.
 
@@ -97,38 +99,39 @@ class Qinco:
         Without `outer_skip` concat, up and down follow PyTorch's default Linear, bound 1 / sqrt(fan_in).
         The statistics are those of data that is already standardised (zeros and ones).
         """
-        names = ("first", "codebook", "concat", "bias", "up", "down", "in", "out")
-        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         dimension, width, hidden, later = self.dimension, self.width, self.hidden_width, self.codebooks - 1
+        key_codebooks, key_layers = jax.random.split(key)
+        codebooks = jax.random.normal(key_codebooks, (self.codebooks, self.codewords, dimension))
         params = {
             "data_mean": jnp.zeros(dimension),
             "data_std": jnp.ones(dimension),
-            "first_codebook": jax.random.normal(keys["first"], (self.codewords, dimension)),
+            "first_codebook": codebooks[0],
         }
         if later == 0:
             return params
-
-        def uniform(name: str, shape: tuple[int, ...], bound: float) -> jax.Array:
-            return jax.random.uniform(keys[name], (later, *shape), minval=-bound, maxval=bound)
-
-        torch_bound = 0.0 if self.outer_skip else 1.0 / math.sqrt(width + dimension)
-        concat = uniform("concat", (width + dimension, width), torch_bound)
-        steps = {
-            "codebook": jax.random.normal(keys["codebook"], (later, self.codewords, dimension)),
-            "concat_codeword": concat[:, :width],
-            "concat_reconstruction": concat[:, width:],
-            "concat_bias": uniform("bias", (width,), torch_bound),
+        official = self.outer_skip
+        concat_bound = 0.0 if official else 1.0 / math.sqrt(width + dimension)
+        uniform = {  # name -> shape in one step, bound
+            "concat_codeword": ((width, width), concat_bound),
+            "concat_reconstruction": ((dimension, width), concat_bound),
+            "concat_bias": ((width,), concat_bound),
         }
-        if self.preselect > 0:
-            steps["preselection"] = jnp.array(steps["codebook"])
         if self.blocks > 0:
-            up_bound = math.sqrt((6.0 if self.outer_skip else 1.0) / width)
-            down_bound = 0.0 if self.outer_skip else 1.0 / math.sqrt(hidden)
-            steps["up"] = uniform("up", (self.blocks, width, hidden), up_bound)
-            steps["down"] = uniform("down", (self.blocks, hidden, width), down_bound)
+            uniform["up"] = ((self.blocks, width, hidden), math.sqrt((6.0 if official else 1.0) / width))
+            uniform["down"] = ((self.blocks, hidden, width), 0.0 if official else 1.0 / math.sqrt(hidden))
         if self.projected:
-            steps["in_proj"] = uniform("in", (dimension, width), math.sqrt(6.0 / dimension))
-            steps["out_proj"] = uniform("out", (width, dimension), math.sqrt(6.0 / width))
+            uniform["in_proj"] = ((dimension, width), math.sqrt(6.0 / dimension))
+            uniform["out_proj"] = ((width, dimension), math.sqrt(6.0 / width))
+        # One draw for all layers: a random generator is most of what the compiler has to do here.
+        ends = list(accumulate(math.prod(shape) for shape, _ in uniform.values()))
+        drawn = jnp.split(jax.random.uniform(key_layers, (later, ends[-1]), minval=-1.0), ends[:-1], axis=1)
+        steps = {
+            name: bound * part.reshape(later, *shape)
+            for (name, (shape, bound)), part in zip(uniform.items(), drawn, strict=True)
+        }
+        steps["codebook"] = codebooks[1:]
+        if self.preselect > 0:
+            steps["preselection"] = codebooks[1:]
         return {**params, "steps": steps}
 
     def standardise(self, params: Params, z: jax.Array) -> jax.Array:

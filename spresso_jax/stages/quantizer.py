@@ -80,7 +80,16 @@ def build(config: Any, upstream: Any = None) -> Stage:
         return {**networks, NETWORK: initialise.revive(quantizer, params, counts, residuals, key)[0]}
 
     def finish(networks: Tree, draw: Callable[[], Iterator[dict]]) -> Finished:
-        return Finished({NETWORK: (fields, networks[NETWORK])})
+        point = dict((upstream.facts if upstream is not None else {}).get("operating_point", {}))
+        wanted = [m for m in point.get("decode_codebooks", ()) if m <= quantizer.codebooks] or [quantizer.codebooks]
+        point |= {
+            "codebook_bits": (quantizer.codewords - 1).bit_length(),
+            "trained_codebooks": quantizer.codebooks,
+            "decode_codebooks": wanted,
+            "codebooks": wanted[0],
+            "finetune_codebooks": min(point.get("finetune_codebooks", quantizer.codebooks), quantizer.codebooks),
+        }
+        return Finished({NETWORK: (fields, networks[NETWORK])}, {"operating_point": point})
 
     rate = config.optimizer
 
