@@ -1,0 +1,247 @@
+"""Vocos backbone and head, the mirrored encoder, losses and training transforms against the references."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_files import families
+from hashed_audio_ae_weights import hashed_state, torch_to_tree
+
+from spresso_jax.audio.mel import mel_spectrum
+from spresso_jax.audio.stft import istft, stft
+from spresso_jax.audio_ae.autoencoder import AudioAutoencoder, spectrum_features, spectrum_of_head
+from spresso_jax.audio_ae.discriminators import Discriminator
+from spresso_jax.audio_ae.losses import (
+    adversarial_loss,
+    discriminator_loss,
+    feature_matching_loss,
+    multi_scale_mel_loss,
+    multi_scale_stft_loss,
+)
+from spresso_jax.audio_ae.transforms import limit_peak, normalise_loudness, shift_phase
+from spresso_jax.nn.convnext import ConvNeXtBackbone
+
+pytestmark = pytest.mark.golden
+VOCOS = families("audio_ae", "vocos_")
+MIRROR = families("audio_ae", "encoder_mirror")
+LOSSES = families("audio_ae", "losses_")
+TRANSFORMS = families("audio_ae", "train_transforms")
+
+
+def close(ours, theirs, tolerance: float = 2e-5) -> None:
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
+
+
+def backbone_tree(data: dict, prefix: str = "sd/backbone.") -> dict:
+    """Vocos' state dict as parameters of `ConvNeXtBackbone`."""
+
+    def norm(name):
+        return {"scale": data[f"{prefix}{name}.weight"], "bias": data[f"{prefix}{name}.bias"]}
+
+    def dense(name):
+        return {"kernel": data[f"{prefix}{name}.weight"].T, "bias": data[f"{prefix}{name}.bias"]}
+
+    embed = data[f"{prefix}embed.weight"].transpose(2, 1, 0)
+    tree = {
+        "embed": {"kernel": embed, "bias": data[f"{prefix}embed.bias"]},
+        "norm": norm("norm"),
+        "final_norm": norm("final_layer_norm"),
+    }
+    blocks = {int(m.group(1)) for key in data if (m := re.match(re.escape(prefix) + r"convnext\.(\d+)\.", key))}
+    for i in sorted(blocks):
+        name = f"convnext.{i}"
+        tree[f"block_{i}"] = {
+            "depthwise_kernel": data[f"{prefix}{name}.dwconv.weight"][:, 0].T,
+            "depthwise_bias": data[f"{prefix}{name}.dwconv.bias"],
+            "norm": norm(f"{name}.norm"),
+            "expand": dense(f"{name}.pwconv1"),
+            "contract": dense(f"{name}.pwconv2"),
+            "scale": data[f"{prefix}{name}.gamma"],
+        }
+    return tree
+
+
+@pytest.mark.skipif(not VOCOS, reason="no golden files of this family")
+@pytest.mark.parametrize("path", VOCOS, ids=lambda p: p.stem)
+def test_backbone_and_head_equal_vocos(path, capsys):
+    data = dict(np.load(path))
+    _, _, _, dim, intermediate, layers, n_fft, hop = data["cfg/B_T_cin_dim_inter_layers_nfft_hop"].tolist()
+    padding = "same" if bool(data["cfg/padding_is_same"]) else "center"
+    backbone = ConvNeXtBackbone(dim, intermediate, layers)
+    tree = backbone_tree(data)
+    kernel, bias = data["sd/head.out.weight"].T, data["sd/head.out.bias"]
+    features = data["in/features"].transpose(0, 2, 1)
+
+    def audio_of(tree, bias, features):
+        hidden, taps = backbone.apply({"params": tree}, features, capture_intermediates=True)
+        output = jnp.matmul(hidden, kernel, precision="highest") + bias
+        audio = istft(spectrum_of_head(output, "magnitude_phase"), n_fft, hop, padding=padding)
+        return jnp.sum(data["grad/cotangent"] * audio), (audio, hidden, output, taps["intermediates"])
+
+    run = jax.jit(jax.value_and_grad(audio_of, (0, 1, 2), has_aux=True))
+    (_, (audio, hidden, output, taps)), (by_tree, by_bias, by_features) = run(tree, bias, features)
+    close(taps["embed"]["__call__"][0].transpose(0, 2, 1), data["act/embed"])
+    close(taps["norm"]["__call__"][0], data["act/norm"])
+    for i in range(layers):
+        close(taps[f"block_{i}"]["__call__"][0].transpose(0, 2, 1), data[f"act/block{i}"])
+    close(hidden, data["out/backbone"])
+    close(output, data["act/head_out"])
+    close(audio, data["out/audio"])
+    close(by_features.transpose(0, 2, 1), data["grad/features"], 1e-4)
+    close(by_tree["embed"]["kernel"].transpose(2, 1, 0), data["grad/backbone.embed.weight"], 1e-4)
+    close(by_tree["block_0"]["scale"], data["grad/backbone.convnext.0.gamma"], 1e-4)
+    close(by_bias, data["grad/head.out.bias"], 1e-4)
+    with capsys.disabled():
+        print(f"\n[golden] {path.name}: 1 case, {layers} blocks, padding {padding}")
+
+
+@pytest.mark.skipif(not MIRROR, reason="no golden files of this family")
+@pytest.mark.parametrize("path", MIRROR, ids=lambda p: p.stem)
+def test_the_encoder_equals_its_mirror_of_vocos(path, capsys):
+    data = dict(np.load(path))
+    dim, intermediate, layers, latent = data["cfg/dim_inter_layers_latent"].tolist()
+    audio = data["in/audio"]
+    spectrum = (data["stft/real"] + 1j * data["stft/imag"]).transpose(0, 2, 1)
+    ours = stft(audio, 960, 480)
+    assert np.abs(ours - spectrum).max() <= 2e-5 * np.abs(spectrum).max()
+    close(spectrum_features(spectrum, "complex").transpose(0, 2, 1), data["feat/reim"])
+    close(spectrum_features(spectrum, "log_phase").transpose(0, 2, 1), data["feat/logmag_cos_sin"])
+    exponents = [key for key in data if key.startswith("feat/compressed_reim_p")]
+    for key in exponents:
+        exponent = float(key.rsplit("p", 1)[1])
+        close(spectrum_features(spectrum, "compressed", exponent).transpose(0, 2, 1), data[key])
+    features = data["feat/logmag_cos_sin"].transpose(0, 2, 1)
+    hidden = ConvNeXtBackbone(dim, intermediate, layers).apply({"params": backbone_tree(data)}, features)
+    close(hidden, data["out/backbone"])
+    close(hidden @ data["sd/proj.weight"].T + data["sd/proj.bias"], data["out/latent"])
+    module = AudioAutoencoder(dim, intermediate, layers, layers, latent_channels=latent)
+    tree = module.init(jax.random.key(0), audio[..., None])["params"]
+    tree = {
+        **tree,
+        "encoder_backbone": backbone_tree(data),
+        "projection": {"kernel": data["sd/proj.weight"].T[None], "bias": data["sd/proj.bias"]},
+    }
+    whole = module.apply({"params": tree}, audio[..., None], method="encode")
+    # phases of near-silent bins are ill-conditioned, so the path from audio is held more loosely
+    close(whole, data["out/latent"], 5e-3)
+    with capsys.disabled():
+        print(f"\n[golden] {path.name}: {2 + len(exponents)} inputs, 1 encoder")
+
+
+@pytest.mark.skipif(not LOSSES, reason="no golden files of this family")
+@pytest.mark.parametrize("path", LOSSES, ids=lambda p: p.stem)
+def test_losses_and_their_gradients_equal_dac(path, capsys):
+    data = dict(np.load(path))
+    rate = int(re.search(r"_(\d+)k", path.stem).group(1)) * 1000
+    real, fake = (data[f"in/{name}"].transpose(0, 2, 1) for name in ("real", "fake"))
+    names = [m for key in data if (m := re.fullmatch(r"loss/mel_w(\d+)_m(\d+)", key))]
+    scales = tuple(sorted((int(m.group(1)), int(m.group(2))) for m in names))
+    for window, bands in scales:
+        key = f"w{window}_m{bands}"
+        loss = multi_scale_mel_loss(fake, real, sample_rate=rate, scales=((window, bands),))
+        np.testing.assert_allclose(loss, data[f"loss/mel_{key}"], rtol=2e-5)
+        mel = mel_spectrum(real[..., 0], rate, window, window // 4, bands)
+        batch, _, theirs_bands, frames = data[f"mel/{key}_shape"].tolist()
+        assert mel.shape == (batch, frames, theirs_bands)
+        if f"mel/{key}_real0" in data:
+            close(mel[0].T, data[f"mel/{key}_real0"])
+    mel_of = jax.jit(jax.value_and_grad(lambda x: multi_scale_mel_loss(x, real, sample_rate=rate, scales=scales)))
+    mel_loss, gradient = mel_of(fake)
+    np.testing.assert_allclose(mel_loss, data["loss/mel"], rtol=1e-5)
+    close(gradient.transpose(0, 2, 1), data["grad/mel_wrt_fake"], 1e-4)
+    stft_loss, gradient = jax.jit(jax.value_and_grad(lambda x: multi_scale_stft_loss(x, real)))(fake)
+    np.testing.assert_allclose(stft_loss, data["loss/stft_default"], rtol=1e-5)
+    # d log|S| is 1 / |S|: in near-silent bins the rounding of any FFT shows, so this gradient is held more loosely
+    close(gradient.transpose(0, 2, 1), data["grad/stft_wrt_fake"], 5e-3)
+    np.testing.assert_allclose(np.abs(real - fake).mean(), data["loss/waveform_l1"], rtol=1e-5)
+
+    module = Discriminator()
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x)["params"], real)
+    params, torch_names = hashed_discriminator(module, shapes, int(data["cfg/disc_weight_seed"]))
+    assert sorted(torch_names) == sorted(str(name) for name in data["grad/disc_param_names"])
+    apply = lambda p, x: module.apply({"params": p}, x)  # noqa: E731
+
+    def discriminate(p):
+        return discriminator_loss(apply(p, real), apply(p, fake))
+
+    disc_loss, by_params = jax.jit(jax.value_and_grad(discriminate))(params)
+    np.testing.assert_allclose(disc_loss, data["loss/adv_disc"], rtol=1e-5)
+    norm = np.sqrt(sum(float(jnp.sum(jnp.square(g))) for g in jax.tree.leaves(by_params)))
+    np.testing.assert_allclose(norm, data["grad/disc_global_norm"], rtol=1e-4)
+    for name, theirs in zip(data["grad/disc_param_names"], data["grad/disc_param_norms"], strict=True):
+        path_of = torch_names[str(name)]
+        leaf = by_params
+        for part in path_of:
+            leaf = leaf[part]
+        ours = float(jnp.sqrt(jnp.sum(jnp.square(leaf))))
+        assert abs(ours - theirs) <= 1e-3 * theirs + 1e-6 * norm, (name, ours, theirs)
+    real_maps = jax.jit(apply)(params, real)
+    generator, by_audio = jax.jit(jax.value_and_grad(lambda x: adversarial_loss(apply(params, x))))(fake)
+    np.testing.assert_allclose(generator, data["loss/adv_gen"], rtol=1e-5)
+    close(by_audio.transpose(0, 2, 1), data["grad/adv_gen_wrt_fake"], 1e-4)
+    feature_of = jax.jit(jax.value_and_grad(lambda x: feature_matching_loss(real_maps, apply(params, x))))
+    features, by_audio = feature_of(fake)
+    np.testing.assert_allclose(features, data["loss/adv_feat"], rtol=1e-5)
+    close(by_audio.transpose(0, 2, 1), data["grad/adv_feat_wrt_fake"], 1e-4)
+    weights = data["cfg/lambdas_mel_feat_gen"]
+    total = weights @ np.array([mel_loss, features, generator], np.float64)
+    np.testing.assert_allclose(total, data["loss/total_G"], rtol=1e-5)
+    with capsys.disabled():
+        print(f"\n[golden] {path.name}: {len(scales)} mel scales, 5 other losses, {len(torch_names)} gradient norms")
+
+
+def hashed_discriminator(module: Discriminator, shapes: dict, seed: int) -> tuple[dict, dict]:
+    """Full-size hashed parameters, and for every torch name the path of its leaf in ours."""
+    subs = [f"period_{p}" for p in module.periods] + [f"spectrum_{n}" for n in module.fft_sizes]
+    torch_shapes, paths = {}, {}
+    for i, sub in enumerate(subs):
+        period = sub.startswith("period")
+        for layer, leaves in shapes[sub].items():
+            numbers = re.findall(r"\d+", layer)
+            if layer == "score":
+                name = "conv_post"
+            else:
+                name = f"convs.{numbers[0]}.0" if period else f"band_convs.{numbers[0]}.{numbers[1]}.0"
+            out, *rest = np.moveaxis(np.empty(leaves["kernel"].shape), (-1, -2), (0, 1)).shape
+            tail = (*rest, 1) if period else tuple(rest)
+            base = f"discriminators.{i}.{name}"
+            for leaf, key, shape in (
+                ("kernel", "weight_v", (out, *tail)),
+                ("scale", "weight_g", (out, *(1,) * len(tail))),
+                ("bias", "bias", (out,)),
+            ):
+                torch_shapes[f"{base}.{key}"] = shape
+                paths[f"{base}.{key}"] = (sub, layer, leaf)
+    state = hashed_state(torch_shapes, seed)
+    tree = {}
+    for i, sub in enumerate(subs):
+        prefix = f"discriminators.{i}."
+        part = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        tree[sub] = torch_to_tree(part, sub.split("_")[0])
+    return tree, paths
+
+
+@pytest.mark.skipif(not TRANSFORMS, reason="no golden files of this family")
+@pytest.mark.parametrize("path", TRANSFORMS, ids=lambda p: p.stem)
+def test_training_transforms_equal_audiotools(path, capsys):
+    data = dict(np.load(path))
+    audio = data["in/audio"].transpose(0, 2, 1)
+    window, hop = data["stft_params_window_hop"].tolist()
+    checked = 0
+    for key in [k for k in data if k.startswith("volume_norm_")]:
+        audio = normalise_loudness(audio, float(key.removeprefix("volume_norm_")))
+        close(audio.transpose(0, 2, 1), data[key])
+        checked += 1
+    audio = limit_peak(audio)
+    close(audio.transpose(0, 2, 1), data["then_rescale"])
+    for key in [k for k in data if k.startswith("then_shift_phase_")]:
+        phases = np.array([float(p) for p in key.removeprefix("then_shift_phase_").split("_")])
+        close(shift_phase(audio, phases, window, hop).transpose(0, 2, 1), data[key])
+        checked += 1
+    assert checked >= 2
+    with capsys.disabled():
+        print(f"\n[golden] {path.name}: {checked + 1} transforms")
