@@ -13,7 +13,7 @@ from spresso_jax.clap.contrastive import contrastive_loss, retrieval_recall
 from spresso_jax.clap.model import Clap
 
 TINY = {
-    "audio_width": 8,
+    "audio_width": 16,
     "audio_depths": [2, 1],
     "audio_heads": [2, 4],
     "image_size": 64,
@@ -22,12 +22,12 @@ TINY = {
     "hop": 480,
     "input_norm": "fixed",
     "vocabulary": 40,
-    "text_width": 16,
+    "text_width": 32,
     "text_layers": 1,
     "text_heads": 2,
-    "text_mlp_width": 32,
+    "text_mlp_width": 64,
     "text_positions": 10,
-    "channels": 16,
+    "channels": 32,
 }
 PAIRS = 8
 
@@ -53,7 +53,7 @@ def test_embeddings_have_unit_length_and_methods_agree_with_the_call(model):
     audio, tokens = tones_and_tokens()
     both = jax.jit(module.apply)(variables, audio, tokens, tokens != 1)
     states, text = jax.jit(partial(module.apply, method="encode_text"))(variables, tokens, tokens != 1)
-    assert states.shape == (PAIRS, 4, 16) and both.audio.shape == text.shape == (PAIRS, 16)
+    assert states.shape == (PAIRS, 4, 32) and both.audio.shape == text.shape == (PAIRS, 32)
     np.testing.assert_allclose(np.linalg.norm(both.audio, axis=1), 1.0, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(text, axis=1), 1.0, atol=1e-5)
     np.testing.assert_allclose(both.text, text, atol=1e-6)
@@ -77,7 +77,7 @@ def test_bfloat16_products_change_little_and_parameters_stay_float32(model):
 def test_a_short_training_finds_every_partner(model):
     module, variables = model
     audio, tokens = tones_and_tokens()
-    optimizer = optax.adam(3e-3)
+    optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 3e-3, 10, 50))
 
     @jax.jit
     def step(params, state):
@@ -91,7 +91,7 @@ def test_a_short_training_finds_every_partner(model):
 
     params = variables["params"]
     state = optimizer.init(params)
-    for _ in range(40):
+    for _ in range(50):
         params, state, loss, out = step(params, state)
     assert loss < 0.5 < np.log(PAIRS)
     assert retrieval_recall(out.audio, out.text, ks=(1,))["text_to_audio_recall@1"] == 1.0
