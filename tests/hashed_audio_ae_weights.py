@@ -46,7 +46,8 @@ def torch_to_tree(state: dict[str, np.ndarray], family: str) -> dict:
             layer = f"band_{numbers[0]}_layer_{numbers[1]}"
         else:
             layer = f"layer_{numbers[0]}"
-        tree.setdefault(layer, {})[leaves[leaf]] = weight_from_torch(value, family) if leaf == "weight_v" else value.ravel()
+        value = weight_from_torch(value, family) if leaf == "weight_v" else value.ravel()
+        tree.setdefault(layer, {})[leaves[leaf]] = value
     return tree
 
 

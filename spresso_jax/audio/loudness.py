@@ -1,7 +1,7 @@
 """Level of sounds: BS.1770 integrated loudness, rms and peak (numpy, for reports), and the same loudness in jnp.
 
-Source: ITU-R BS.1770-4; the K-weighting as biquads at any sample rate (shelf 4 dB at 1500 Hz, Q 0.71; high-pass at 38 Hz,
-Q 0.5) follows audiotools and pyloudnorm, which DAC's training uses.
+Source: ITU-R BS.1770-4; the K-weighting as biquads at any sample rate (shelf 4 dB at 1500 Hz, Q 0.71; high-pass at
+38 Hz, Q 0.5) follows audiotools and pyloudnorm, which DAC's training uses.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def loudness_of_batch(audio: Array, sample_rate: int = SAMPLE_RATE) -> Array:
     audio = jnp.pad(audio, ((0, 0), (0, max(0, int(SHORTEST_SECONDS * sample_rate) - audio.shape[1]))))
     samples = audio.shape[1]
     size = samples + _TAIL
-    audio = jnp.fft.irfft(jnp.fft.rfft(audio, size) * jnp.asarray(_frequency_response(sample_rate, size)), size)[:, :samples]
+    weighted = jnp.fft.rfft(audio, size) * _frequency_response(sample_rate, size)
+    audio = jnp.fft.irfft(weighted, size)[:, :samples]
     block, step = int(BLOCK_SECONDS * sample_rate), int(STEP_SECONDS * sample_rate)
     blocks = max(1, -(-(samples - block) // step) + 1)
     audio = jnp.pad(audio, ((0, 0), (0, max(0, (blocks - 1) * step + block - samples))))

@@ -87,7 +87,7 @@ def mel_filters(
 
 @lru_cache(maxsize=16)
 def windowed_dft(n_fft: int) -> np.ndarray:
-    """Hann window and one-sided DFT as one real matrix, float32 `[n_fft, 2 * (n_fft // 2 + 1)]`: real, then imaginary."""
+    """Hann window and one-sided DFT as one matrix, float32 `[n_fft, 2 * (n_fft // 2 + 1)]`: real, then imaginary."""
     angle = -2.0 * np.pi * np.outer(np.arange(n_fft), np.arange(n_fft // 2 + 1)) / n_fft
     matrix = np.concatenate([np.cos(angle), np.sin(angle)], axis=1) * hann_window(n_fft).astype(np.float64)[:, None]
     matrix = matrix.astype(np.float32)

@@ -1,11 +1,11 @@
 """Short-time Fourier transform and its least-squares inverse, by reshaped blocks and shifted adds.
 
-A frame of `n_fft` samples every `hop` samples is a row of neighbouring blocks of gcd(n_fft, hop) samples, so framing is a
-reshape and a few slices, and overlap-add is a few shifted sums: no gather and no scatter on any backend. Everything here
-is float32 whatever the precision of the networks around it, because a bfloat16 phase has 8 bits.
+A frame of `n_fft` samples every `hop` samples is a row of neighbouring blocks of gcd(n_fft, hop) samples, so framing
+is a reshape and a few slices, and overlap-add is a few shifted sums: no gather and no scatter on any backend.
+Everything here is float32 whatever the precision of the networks around it, because a bfloat16 phase has 8 bits.
 
-Source: Vocos (arXiv:2306.00814) for 'same' padding; torch.stft for 'center'; audiotools' stride-matched STFT, which DAC's
-discriminator uses (arXiv:2306.06546), for 'stride_match'.
+Source: Vocos (arXiv:2306.00814) for 'same' padding; torch.stft for 'center'; audiotools' stride-matched STFT, which
+DAC's discriminator uses (arXiv:2306.06546), for 'stride_match'.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def padding_of(samples: int, n_fft: int, hop: int, padding: str) -> tuple[int, i
     else:
         raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
     if max(left, right) >= samples:
-        raise ValueError(f"{samples} samples are too few for n_fft {n_fft} with padding {padding!r}: pad the audio first")
+        raise ValueError(f"{samples} samples are too few for n_fft {n_fft}, padding {padding!r}: pad the audio first")
     return left, right
 
 

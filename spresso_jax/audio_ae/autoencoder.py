@@ -1,7 +1,8 @@
 """AudioAE: a Vocos-style autoencoder at 48 kHz, 100 latent frames of 128 channels a second.
 
-Source: S-PRESSO 3.1 and 4.2.1 (n_fft 960, hop 480, C = 128, a Vocos decoder that predicts complex STFT coefficients and an
-encoder that mirrors it); Vocos (arXiv:2306.00814). What neither fixes is a field here and a line in the experiments.
+Source: S-PRESSO 3.1 and 4.2.1 (n_fft 960, hop 480, C = 128, a Vocos decoder that predicts complex STFT coefficients
+and an encoder that mirrors it); Vocos (arXiv:2306.00814). What neither fixes is a field here and a line in the
+experiments.
 """
 
 from __future__ import annotations
@@ -143,9 +144,9 @@ class AudioAutoencoder(nn.Module):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.linear_start and self.head != "complex":
-            raise ValueError(f"linear_start needs head 'complex' (a zero last layer must give silence), got {self.head!r}")
+            raise ValueError(f"linear_start needs head 'complex' (zero outputs must be silence), got {self.head!r}")
         if self.linear_start and self.bottleneck in ("tanh", "layernorm"):
-            raise ValueError(f"linear_start cannot pass through the bottleneck {self.bottleneck!r}: use none, noise or kl")
+            raise ValueError(f"linear_start cannot pass the bottleneck {self.bottleneck!r}: use none, noise or kl")
         self.encoder_backbone = ConvNeXtBackbone(
             self.dim, self.intermediate, self.encoder_blocks, self.dtype, self.remat
         )
@@ -196,7 +197,7 @@ class AudioAutoencoder(nn.Module):
           ValueError: for another shape.
         """
         if audio.ndim != 3 or audio.shape[-1] != 1 or audio.shape[1] % HOP or not audio.shape[1]:
-            raise ValueError(f"audio must be [B, S, 1] with S a multiple of {HOP}, got {audio.shape}: use pad_to_frames")
+            raise ValueError(f"audio must be [B, S, 1], S a multiple of {HOP}, got {audio.shape}: use pad_to_frames")
         spectrum = stft(audio[..., 0], N_FFT, HOP, padding=self.padding)
         features = spectrum_features(spectrum, self.encoder_input, self.compress_exponent)
         hidden = self.encoder_backbone(features).astype(jnp.float32)
@@ -236,7 +237,8 @@ class AudioAutoencoder(nn.Module):
 
 
 def encode_any_length(module: AudioAutoencoder, params: dict, audio: Array) -> Array:
-    """Latent of `[B, S, 1]` audio of any S >= 1: zeros fill the last hop, T = max(1, ceil(S / 480)) (one more: 'center')."""
+    """Latent of `[B, S, 1]` audio, any S >= 1: zeros fill the last hop, T = max(1, ceil(S / 480)) (one more: 'center').
+    """
     if module.padding == "center" and audio.shape[1] <= N_FFT // 2:
         audio = jnp.pad(audio, ((0, 0), (0, N_FFT - audio.shape[1]), (0, 0)))
     return module.apply({"params": params}, pad_to_frames(audio), method="encode")

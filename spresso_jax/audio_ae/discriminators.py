@@ -1,9 +1,11 @@
 """DAC's discriminators: multi-period, multi-resolution complex STFT in five bands, and the optional multi-scale one.
 
-Every sub-discriminator returns its feature maps, the score last. Layouts: `[B * period, T, C]` for the multi-period one (the
-period is folded into the batch, so its (5, 1) convolutions are 1-D), `[B, T, F, C]` for spectra, `[B, S, C]` for the rest.
+Every sub-discriminator returns its feature maps, the score last. Layouts: `[B * period, T, C]` for the multi-period
+one (the period is folded into the batch, so its (5, 1) convolutions are 1-D), `[B, T, F, C]` for spectra, `[B, S,
+C]` for the rest.
 
-Source: DAC (arXiv:2306.06546) and its 44.1 kHz training configuration; S-PRESSO 4.2.1 takes "the discriminators of DAC".
+Source: DAC (arXiv:2306.06546) and its 44.1 kHz training configuration; S-PRESSO 4.2.1 takes "the discriminators of
+DAC".
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ class WeightNormConv(nn.Module):
 
 
 def level_audio(audio: Array) -> Array:
-    """Removes the mean and scales the peak to 0.8 (`[B, S]`): makes the discriminators blind to level. Differentiable."""
+    """Removes the mean and scales the peak to 0.8 (`[B, S]`): the discriminators are blind to level. Differentiable."""
     audio = audio - audio.mean(axis=-1, keepdims=True)
     return audio * (0.8 / (jnp.abs(audio).max(axis=-1, keepdims=True) + 1e-9))
 

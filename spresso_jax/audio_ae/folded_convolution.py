@@ -1,9 +1,9 @@
 """Convolutions with few channels, computed with neighbouring positions folded into the channels.
 
 A strided convolution with 1 to 16 channels keeps no machine busy: XLA's CPU backend runs its gradients through a slow
-path, and a GPU's matrix units want wide channels. Here `fold` neighbouring positions of the last axis become channels, and the
-kernel becomes a small dense one without stride between such blocks: the same numbers, 1.2 to 3 times the products, measured
-4 to 10 times faster forward and backward on two CPU cores.
+path, and a GPU's matrix units want wide channels. Here `fold` neighbouring positions of the last axis become
+channels, and the kernel becomes a small dense one without stride between such blocks: the same numbers, 1.2 to 3
+times the products, measured 4 to 10 times faster forward and backward on two CPU cores.
 """
 
 from __future__ import annotations

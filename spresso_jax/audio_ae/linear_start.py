@@ -1,12 +1,13 @@
 """The linear codec: the lowest MDCT coefficients of every hop, companded. No parameters.
 
 It is the yardstick in reports, and the path beside which a small AudioAE learns ("linear start"): with its networks at
-zero the autoencoder equals this codec, so training begins at the best simple codec of the same width instead of at noise.
+zero the autoencoder equals this codec, so training begins at the best simple codec of the same width instead of at
+noise.
 
-A frame of 960 samples under a sine window gives 480 MDCT coefficients a hop that reconstruct exactly (Princen and Bradley
-1987); the lowest 128 keep 0 to 6.4 kHz. Frames lie where the 'same' STFT puts them. There the first and last half frame
-have no neighbour to cancel their aliasing, so the signal is continued oddly before its first sample and evenly after its
-last, and the two halves are divided by the gain that this leaves: no fade at the ends of a clip.
+A frame of 960 samples under a sine window gives 480 MDCT coefficients a hop that reconstruct exactly (Princen and
+Bradley 1987); the lowest 128 keep 0 to 6.4 kHz. Frames lie where the 'same' STFT puts them. There the first and last
+half frame have no neighbour to cancel their aliasing, so the signal is continued oddly before its first sample and
+evenly after its last, and the two halves are divided by the gain that this leaves: no fade at the ends of a clip.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ COMPAND_FLOOR = 1e-5
 
 @lru_cache(maxsize=8)
 def mdct_basis(coefficients: int, n_fft: int = N_FFT) -> np.ndarray:
-    """Sine-windowed MDCT atoms, float32 `[n_fft, coefficients]` (read-only): analysis and synthesis are both this matrix.
+    """Sine-windowed MDCT atoms, float32 `[n_fft, coefficients]` (read-only): analysis and synthesis are both this
+    matrix.
 
     B[n, k] = sqrt(2/H) cos(pi/H (n + H/2 + 1/2)(k + 1/2)) sin(pi (n + 1/2)/N), H = N/2.
 

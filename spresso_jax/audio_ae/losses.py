@@ -104,8 +104,9 @@ def split_maps(maps: Maps) -> tuple[Maps, Maps]:
 def relative_waveform_error(fake: Array, real: Array, floor: float = 1e-4) -> Array:
     """Mean over clips of |fake - real| relative to |real| as root-mean-square values: `[B, S, 1]` -> scalar.
 
-    0 is perfect, 1 is silence; a clip at level x dB of SI-SDR scores about 10^(-x / 20). Not among DAC's losses: presets
-    with the linear start use it so that waveform fidelity is not traded away. `floor` (rms) keeps silent clips harmless.
+    0 is perfect, 1 is silence; a clip at level x dB of SI-SDR scores about 10^(-x / 20). Not among DAC's losses:
+    presets with the linear start use it so that waveform fidelity is not traded away. `floor` (rms) keeps silent
+    clips harmless.
     """
     error = jnp.square(fake.astype(jnp.float32) - real.astype(jnp.float32)).mean(axis=(1, 2))
     level = jnp.square(real.astype(jnp.float32)).mean(axis=(1, 2)) + floor**2

@@ -1,7 +1,7 @@
 """Per-channel statistics of latents, accumulated in float64, and the standardisation that diffusion needs.
 
-x0 = sigma_data (latent - mean) / std with sigma_data 0.5, so that the diffusion model sees unit-free channels. The numbers are
-frozen with the model: the latent encoder, the DiT and the quantizer all depend on them.
+x0 = sigma_data (latent - mean) / std with sigma_data 0.5, so that diffusion sees unit-free channels. The numbers
+are frozen with the model: the latent encoder, the DiT and the quantizer all depend on them.
 
 Source: S-PRESSO 3.1 leaves the scale open; EDM2 (arXiv:2312.02696) normalises latents to mean 0 and std 0.5.
 """
@@ -33,8 +33,8 @@ def unstandardise(x0: Array, mean: Array, std: Array, sigma_data: float = SIGMA_
 class LatentStatistics:
     """Running mean, standard deviation and kurtosis of every latent channel, from central moments in float64.
 
-    Batches are merged by the pairwise formulas of Chan et al. (1983) and Pebay (2008), so the result does not depend on how
-    the data were split, and two halves computed on two machines merge exactly as one.
+    Batches are merged by the pairwise formulas of Chan et al. (1983) and Pebay (2008), so the result does not depend
+    on how the data were split, and two halves computed on two machines merge exactly as one.
 
     Attributes:
       channels: C.
@@ -57,7 +57,8 @@ class LatentStatistics:
             self.beyond = np.zeros(self.channels)
 
     def update(self, latent: np.ndarray, mask: np.ndarray | None = None) -> None:
-        """Adds the frames of `[B, T, C]` where `mask` `[B, T]` is true (all without a mask): leave padding and silence out.
+        """Adds the frames of `[B, T, C]` where `mask` `[B, T]` is true (all without a mask): leave padding and
+        silence out.
 
         Raises:
           ValueError: for a wrong shape, or values that are not finite.
@@ -123,7 +124,7 @@ class LatentStatistics:
         return self.moments[2] / self.count / safe**2
 
     def dead_channels(self, ratio: float = DEAD_RATIO) -> list[int]:
-        """Channels whose std is below `ratio` times the median std: they carry nothing and explode when standardised."""
+        """Channels whose std is below `ratio` times the median std: they carry nothing, and explode if standardised."""
         std = self.std
         return np.flatnonzero(std <= ratio * np.median(std)).tolist()
 
@@ -132,7 +133,7 @@ class LatentStatistics:
         return np.flatnonzero(self.kurtosis > limit).tolist()
 
     def usable_std(self, ratio: float = DEAD_RATIO) -> np.ndarray:
-        """`std` with dead channels set to `ratio` times the median std (1 if all are dead), so that nothing divides by 0."""
+        """`std` with dead channels set to `ratio` times the median std (1 if all are dead), so nothing divides by 0."""
         std = self.std
         floor = ratio * np.median(std)
         return np.maximum(std, floor if floor > 0.0 else 1.0)

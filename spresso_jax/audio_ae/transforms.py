@@ -1,7 +1,7 @@
 """DAC's training transforms as pure functions: loudness to -16 LUFS, peak guard, one random phase for all bins.
 
-Source: DAC (arXiv:2306.06546), training configuration: VolumeNorm, RescaleAudio, ShiftPhase. They are for training only; the
-codec itself keeps the level of its input.
+Source: DAC (arXiv:2306.06546), training configuration: VolumeNorm, RescaleAudio, ShiftPhase. They are for training
+only; the codec itself keeps the level of its input.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def limit_peak(audio: Array, largest: float = 1.0) -> Array:
 
 
 def shift_phase(audio: Array, phase: Array, window: int = PHASE_WINDOW, hop: int = PHASE_HOP) -> Array:
-    """Adds `phase[b]` (radians) to every STFT bin of sound b and inverts: `[B, S, 1]` -> `[B, S, 1]`, S > window / 2."""
+    """Adds `phase[b]` (radians) to all STFT bins of sound b and inverts: `[B, S, 1]` -> `[B, S, 1]`, S > window / 2."""
     samples = audio.shape[1]
     spectrum = stft(audio[..., 0], window, hop, padding="center")
     turned = spectrum * jnp.exp(1j * jnp.asarray(phase, jnp.float32))[:, None, None]

@@ -1,7 +1,7 @@
 """ConvNeXt backbone over time, as in Vocos: width `dim` at constant length, `blocks` residual blocks.
 
-The blocks are a Python loop, not a scan: on two CPU cores a scan of 8 blocks saved 0.3 s of 1.4 s compile time and cost a
-quarter of every training step (dim 192), and separate blocks map one to one onto published weights.
+The blocks are a Python loop, not a scan: on two CPU cores a scan of 8 blocks saved 0.3 s of 1.4 s compile time and
+cost a quarter of every training step (dim 192), and separate blocks map one to one onto published weights.
 
 Source: Vocos (arXiv:2306.00814), backbone; ConvNeXt (arXiv:2201.03545).
 """

@@ -50,7 +50,9 @@ def test_linear_start_equals_the_linear_codec_before_training(padding, path, bot
     np.testing.assert_array_equal(module.apply({"params": params}, audio), decoded)
 
 
-@pytest.mark.parametrize("config", [TINY, {**LINEAR, "linear_start_path": "trained"}, {**LINEAR, "encoder_input": "compressed"}])
+@pytest.mark.parametrize(
+    "config", [TINY, {**LINEAR, "linear_start_path": "trained"}, {**LINEAR, "encoder_input": "compressed"}]
+)
 def test_gradients_of_silence_are_finite(config):
     module, params, _ = start(960, **config)
     loss = lambda p: jnp.square(module.apply({"params": p}, jnp.zeros((1, 960, 1)))).sum()  # noqa: E731
