@@ -53,6 +53,7 @@ def write_report(
     scores = read_scores(out)
     if sounds < 1:
         raise ValueError(f"sounds must be at least 1, got {sounds}")
+    curves = [panel for run in runs for panel in run_panels(Path(run))]
     chosen = np.unique(np.linspace(0, len(scores["clips"]) - 1, min(sounds, len(scores["clips"]))).round().astype(int))
     environment = Environment(
         loader=PackageLoader("spresso_jax.evaluate"),
@@ -71,7 +72,7 @@ def write_report(
         total=len(scores["clips"]),
         comparisons=comparison_rows(scores),
         gains=gain_panels(scores),
-        curves=[panel for run in runs for panel in run_panels(Path(run))],
+        curves=curves,
         options=_options_text(scores["options"]),
         provenance=[
             {"name": name, "text": facts["provenance"]}

@@ -65,7 +65,7 @@ def test_loss_curves_take_dense_sparse_and_broken_curves():
     curves = {"train": (steps, 1.0 + np.exp(-steps / 50.0)), "val": val, "none": ([], [])}
     for palette in (pictures.LIGHT, pictures.DARK):
         png = pictures.loss_curves_png(curves, title="loss", y_label="mse", palette=palette)
-        assert pixels(png).shape[:2] == (600, 1120)
+        assert pixels(png).shape[:2] == (540, 840)
     np.testing.assert_allclose(pixels(png)[0, 0, :3], np.array([0x1F, 0x1F, 0x1E]) / 255, atol=0.01)
 
 
