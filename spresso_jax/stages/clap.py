@@ -40,9 +40,10 @@ def build(config: Any, upstream: Any = None) -> Stage:
         if NETWORK in inherited:
             return networks
         batches = draw()
-        features = [log_mel_features(jnp.asarray(next(batches)["audio"]), clap.front_end()) for _ in range(STATISTICS_BATCHES)]
+        audio = [jnp.asarray(next(batches)["audio"]) for _ in range(STATISTICS_BATCHES)]
+        features = jnp.concatenate([log_mel_features(rows, clap.front_end()) for rows in audio])
         tower = dict(networks[NETWORK]["audio_tower"])
-        tower["input_norm"] = {**tower["input_norm"], **input_statistics(jnp.concatenate(features))}
+        tower["input_norm"] = {**tower["input_norm"], **input_statistics(features, clap.input_norm)}
         return {**networks, NETWORK: {**networks[NETWORK], "audio_tower": tower}}
 
     def loss(networks: Tree, product: None, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:

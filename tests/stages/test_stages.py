@@ -1,0 +1,140 @@
+"""Every stage: builds from its smallest preset, lowers for CUDA and TPU, owns what the paper trains, and takes a step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_model import build_tiny_model, tiny_networks
+
+from spresso_jax.checkpoints.weights import Model, load_model
+from spresso_jax.configuration import load_config
+from spresso_jax.stages import registry
+from spresso_jax.train.loop import abstract_state
+from spresso_jax.train.mesh import make_mesh
+from spresso_jax.train.state import create, flatten, inherit, split
+from spresso_jax.train.update import make_update
+
+PRESETS = {
+    "audio_ae": "audio_ae:tiny",
+    "clap": "clap:tiny",
+    "text_to_audio": "text_to_audio:tiny",
+    "diffusion_ae": "diffusion_ae:tiny-11hz",
+    "quantizer": "quantizer:tiny-11hz",
+    "decoder_finetune": "decoder_finetune:tiny",
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A random model with all six networks, whose DiT has the third stream."""
+    folder = build_tiny_model(
+        tmp_path_factory.mktemp("models") / "tiny", codebooks=4, facts={"text_tokens": 16}
+    )
+    return load_model(folder)
+
+
+def upstream_of(stage, model):
+    """What the stage's predecessors leave: later networks, and the DiT's third stream, are not there yet."""
+    needs = registry.entry(stage).needs
+    networks = {name: model.networks[name] for name in needs}
+    facts = dict(model.facts)
+    facts["operating_point"] = {**facts["operating_point"], "finetune_codebooks": 4, "decode_codebooks": [4, 2]}
+    if stage in ("text_to_audio", "diffusion_ae"):
+        networks.pop("dit", None)
+    if stage == "diffusion_ae":
+        dit = registry.build("text_to_audio", load_config("text_to_audio:tiny"), Model({**networks}, facts))
+        networks["dit"] = type(model.networks["dit"])(
+            dit.finish({"dit": {}}, lambda: iter(())).networks["dit"][0], dit.init(jax.random.key(0))["dit"], "DiT"
+        )
+    return Model(networks, facts) if networks else None
+
+
+def built(stage, model):
+    return registry.build(stage, load_config(PRESETS[stage]), upstream_of(stage, model))
+
+
+def made_up_batch(stage):
+    rng = np.random.default_rng(0)
+    batch = {}
+    for name, spec in stage.batch_spec.items():
+        if name == "valid":
+            batch[name] = np.full(spec.shape, 10_000, np.int32)
+        elif jnp.issubdtype(spec.dtype, jnp.floating):
+            batch[name] = (0.3 * rng.normal(size=spec.shape)).astype(np.float32)
+        else:
+            batch[name] = rng.integers(0, 2, spec.shape).astype(spec.dtype)
+    if "weight" in batch:
+        batch["weight"] = np.ones_like(batch["weight"])
+    return batch
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_update_lowers_for_cuda_and_tpu(name, model):
+    stage = built(name, model)
+    state, frozen = abstract_state(stage, 0, make_mesh())
+    state, frozen = (jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree) for tree in (state, frozen))
+    traced = jax.jit(make_update(stage), donate_argnums=0).trace(state, frozen, dict(stage.batch_spec))
+    assert traced.lower(lowering_platforms=("cuda", "tpu")) is not None
+
+
+def owned(name, model):
+    stage = built(name, model)
+    params, buffers, frozen = split(stage, inherit(stage, jax.eval_shape(stage.init, jax.random.key(0))))
+    return set(flatten(params)), set(flatten(buffers)), set(flatten(frozen))
+
+
+def test_step_1_trains_the_encoder_the_projection_the_third_stream_and_lora_only(model):
+    params, _, frozen = owned("diffusion_ae", model)
+    assert any(path.startswith("latent_encoder/") for path in params)
+    assert any(path.startswith("projector/") for path in params)
+    dit = {path for path in params if path.startswith("dit/")}
+    assert all("down" in path or "lora_" in path or "uncertainty_head" in path for path in dit)
+    assert any("down" in path for path in dit) and any("lora_a" in path for path in dit)
+    assert all(path.startswith("dit/") for path in frozen)
+    assert any("audio" in path and path.endswith("kernel") for path in frozen)
+    assert not any("down" in path for path in frozen)
+
+
+def test_step_3_trains_lora_and_the_projection_only(model):
+    params, _, frozen = owned("decoder_finetune", model)
+    assert all("lora_" in path or "uncertainty_head" in path or path.startswith("projector/") for path in params)
+    assert any("down" in path for path in frozen) and any(path.startswith("quantizer/") for path in frozen)
+
+
+def test_the_quantizer_keeps_its_data_statistics_out_of_training(model):
+    _, buffers, _ = owned("quantizer", model)
+    assert {"quantizer/data_mean", "quantizer/data_std"} <= buffers
+
+
+def test_the_third_stream_starts_as_a_copy_of_the_audio_stream(model):
+    stage = built("diffusion_ae", model)
+    networks = inherit(stage, stage.init(jax.random.key(0)))
+    flat = flatten(stage.start(networks, lambda: iter(())))
+    copied = [path for path in flat if "/down/" in path and path.endswith("kernel")]
+    assert copied
+    for path in copied:
+        np.testing.assert_array_equal(flat[path], flat[path.replace("/down/", "/audio/")])
+
+
+@pytest.mark.parametrize("name", ["text_to_audio", "decoder_finetune"])
+def test_a_step_changes_every_trained_network_and_validation_reports_gains(name, model):
+    stage = built(name, model)
+    networks = inherit(stage, stage.init(jax.random.key(0)))
+    state, frozen = create(stage, networks, jax.random.key(1))
+    batch = made_up_batch(stage)
+    after, metrics = jax.jit(make_update(stage))(state, frozen, batch)
+    assert np.isfinite(float(metrics["loss"])) and int(after.skipped) == 0
+    moved = [bool(jnp.any(a != b)) for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True)]
+    assert any(moved)
+    report = stage.validate(networks, batch, jax.random.key(2))
+    assert any(key.endswith("_gain") for key in report) and "raw_bin_0.5" in report
+
+
+def test_a_model_that_lacks_a_network_is_refused_by_name(model):
+    with pytest.raises(ValueError, match="latent_encoder"):
+        registry.build(
+            "quantizer", load_config("quantizer:tiny"), Model({"audio_ae": model.networks["audio_ae"]}, model.facts)
+        )
+    with pytest.raises(ValueError, match="choose one of audio_ae"):
+        registry.entry("audio")
+    assert set(tiny_networks()) >= {name for entry in registry.STAGES for name in entry.needs}
