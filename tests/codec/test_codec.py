@@ -28,7 +28,7 @@ def noise(samples, channels=1, seed=0):
 
 @pytest.mark.parametrize(
     ("samples", "rate", "channels"),
-    [(1, 48_000, 1), (479, 48_000, 1), (44_101, 44_100, 2), (7_999, 8_000, 1), (240_000, 48_000, 1), (3_333, 96_000, 3)],
+    [(1, 48_000, 1), (479, 48_000, 1), (44_101, 44_100, 2), (7_999, 8_000, 1), (240_000, 48_000, 1), (333, 96_000, 3)],
 )
 def test_decoding_returns_the_exact_length_rate_and_channels(codec, samples, rate, channels):
     encoded = codec.encode(noise(samples, channels), rate)
