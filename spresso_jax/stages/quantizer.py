@@ -81,12 +81,13 @@ def build(config: Any, upstream: Any = None) -> Stage:
 
     def finish(networks: Tree, draw: Callable[[], Iterator[dict]]) -> Finished:
         point = dict((upstream.facts if upstream is not None else {}).get("operating_point", {}))
-        wanted = [m for m in point.get("decode_codebooks", ()) if m <= quantizer.codebooks] or [quantizer.codebooks]
+        default = min(point.get("codebooks", quantizer.codebooks), quantizer.codebooks)
+        others = [m for m in point.get("decode_codebooks", ()) if m <= quantizer.codebooks and m != default]
         point |= {
             "codebook_bits": (quantizer.codewords - 1).bit_length(),
             "trained_codebooks": quantizer.codebooks,
-            "decode_codebooks": wanted,
-            "codebooks": wanted[0],
+            "decode_codebooks": [default, *others],
+            "codebooks": default,
             "finetune_codebooks": min(point.get("finetune_codebooks", quantizer.codebooks), quantizer.codebooks),
         }
         return Finished({NETWORK: (fields, networks[NETWORK])}, {"operating_point": point})

@@ -47,7 +47,7 @@ def make_update(stage: Stage, accumulate: int = 1) -> Callable[[TrainState, Tree
                 if accumulate == 1
                 else _accumulated(gradient, owned, batch, player_key, accumulate)
             )
-            norm = optax.global_norm(grads)
+            norm = optax.tree.norm(grads)
             finite = jnp.isfinite(norm)
             updates, new_opt = player.optimizer.update(grads, opt[player.name], owned)
             moved = optax.apply_updates(owned, updates)

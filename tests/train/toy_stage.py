@@ -24,15 +24,15 @@ def validation():
     yield from (next(stream) for _ in range(2))
 
 
-def regression(*, upstream=None, optimizer=None):
+def regression(*, upstream=None, optimizer=None, noise=1e-3):
     """Linear regression with a fixed buffer and one moving average."""
 
     def init(key):
         return {"net": {"kernel": 0.1 * jax.random.normal(key, (SIZE, 1)), "offset": jnp.ones((1,))}}
 
     def loss(networks, product, batch, key):
-        noise = 1e-3 * jax.random.normal(key, batch["y"].shape)
-        error = batch["x"] @ networks["net"]["kernel"] + 0.0 * networks["net"]["offset"] - batch["y"] + noise
+        jitter = noise * jax.random.normal(key, batch["y"].shape)
+        error = batch["x"] @ networks["net"]["kernel"] + 0.0 * networks["net"]["offset"] - batch["y"] + jitter
         return jnp.mean(jnp.square(error)), {"abs": jnp.mean(jnp.abs(error))}
 
     return Stage(
