@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -44,7 +45,8 @@ def ramp_cosine(learning_rate: float, ramp_steps: int, total_steps: int, final_f
 
 def exponential(learning_rate: float, decay: float) -> Schedule:
     """lr * decay^step, DAC's schedule (decay 0.999996)."""
-    return lambda step: learning_rate * decay ** jnp.asarray(step, jnp.float32)
+    # The logarithm is taken in double precision: 0.999996 itself has lost three digits in float32.
+    return lambda step: learning_rate * jnp.exp(jnp.asarray(step, jnp.float32) * math.log(decay))
 
 
 def schedule_from(config, total_steps: int) -> Schedule:
