@@ -57,7 +57,14 @@ def get_config(preset: str | None = None) -> ConfigDict:
         # The adversary is weak here, as its excerpts are few; at DAC's weights it costs SI-SDR from the first step.
         config.loss.update(dict(waveform=30.0, feature_matching=0.5, adversarial=0.2))
         config.optimizer.update(
-            dict(learning_rate=5e-4, schedule="cosine", ramp_steps=200, final_factor=0.02, weight_decay=0.0, clip_norm=50.0)
+            dict(
+                learning_rate=5e-4,
+                schedule="cosine",
+                ramp_steps=200,
+                final_factor=0.02,
+                weight_decay=0.0,
+                clip_norm=50.0,
+            )
         )
         config.ema_decay = 0.99
         config.data.update(dict(batch_size=8, seconds=1.0, validation_clips=64))
@@ -75,7 +82,9 @@ def get_config(preset: str | None = None) -> ConfigDict:
         config.discriminator.width_factor = 0.03125
         config.adversary.update(dict(rows=2, seconds=0.1))
         config.loss.waveform = 10.0
-        config.optimizer.update(dict(learning_rate=1e-3, schedule="cosine", ramp_steps=5, weight_decay=0.0, clip_norm=50.0))
+        config.optimizer.update(
+            dict(learning_rate=1e-3, schedule="cosine", ramp_steps=5, weight_decay=0.0, clip_norm=50.0)
+        )
         config.ema_decay = 0.9
         config.data.update(dict(batch_size=2, seconds=0.5, validation_clips=8))
         config.loop.update(dict(steps=40, validate_every=40, save_every=40, preview_every=40, log_every=5))

@@ -18,11 +18,15 @@ def split_preset(preset: str | None, default: str = "paper") -> tuple[str, str |
         elif part.endswith("hz"):
             rate = part
         elif part:
-            raise ValueError(f"unknown preset part {part!r}: sizes are {', '.join(SIZES)}; rates are 25hz, 11hz, 5hz, 1hz")
+            raise ValueError(
+                f"unknown preset part {part!r}: sizes are {', '.join(SIZES)}; rates are 25hz, 11hz, 5hz, 1hz"
+            )
     return size, rate
 
 
-def loop(steps: int, *, save_every: int, validate_every: int, preview_every: int = 0, log_every: int = 20) -> ConfigDict:
+def loop(
+    steps: int, *, save_every: int, validate_every: int, preview_every: int = 0, log_every: int = 20
+) -> ConfigDict:
     """How long, and how often things happen, in steps (0: never)."""
     return ConfigDict(
         dict(

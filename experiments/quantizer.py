@@ -42,7 +42,14 @@ def get_config(preset: str | None = None) -> ConfigDict:
     config.data.validation_clips = 10
     if size != "paper":
         config.model.update(
-            dict(codebooks=rate["decode_codebooks"][0], blocks=1, embedding_width=64, hidden_width=128, preselect=8, beam=8)
+            dict(
+                codebooks=rate["decode_codebooks"][0],
+                blocks=1,
+                embedding_width=64,
+                hidden_width=128,
+                preselect=8,
+                beam=8,
+            )
         )
         config.train_search.update(dict(preselect=8, beam=4))
         config.initialisation.update(dict(rows=60_000, iterations=8))

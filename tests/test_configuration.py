@@ -59,7 +59,9 @@ def test_the_paper_presets_hold_the_papers_values():
     step_1 = load_config("diffusion_ae:1hz")
     assert step_1.text_dropout == 0.8 and step_1.rate.encoder_depth == 12
     assert load_config("decoder_finetune").keep_continuous == 0.1
-    assert load_config("quantizer:1hz").model.codewords == 4096 and load_config("quantizer:11hz").model.codewords == 1024
+    assert (
+        load_config("quantizer:1hz").model.codewords == 4096 and load_config("quantizer:11hz").model.codewords == 1024
+    )
     assert load_config("quantizer").data.batch_size == 8000
 
 

@@ -57,7 +57,9 @@ def test_every_room_is_known():
 def test_a_room_imports_only_the_rooms_below_it(room, path):
     used = {name.split(".")[1] for name in imports_of(path) if name.startswith("spresso_jax.") and name.count(".") >= 1}
     strangers = {name for name in used - {room} if (ROOT / "spresso_jax" / name).is_dir() or name in ALLOWED}
-    assert strangers <= set(ALLOWED[room]), f"{path.name} in {room} may not import {sorted(strangers - set(ALLOWED[room]))}"
+    assert strangers <= set(ALLOWED[room]), (
+        f"{path.name} in {room} may not import {sorted(strangers - set(ALLOWED[room]))}"
+    )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "data_pipeline").rglob("*.py")), ids=lambda path: path.name)
@@ -97,7 +99,14 @@ def test_torch_and_pickle_are_nowhere():
 
 
 def test_no_deprecated_idioms():
-    old = ("jax.tree_map", "jax.pmap", "PyTreeCheckpointer", "random.PRNGKey(", "experimental.pjit", "experimental.shard_map")
+    old = (
+        "jax.tree_map",
+        "jax.pmap",
+        "PyTreeCheckpointer",
+        "random.PRNGKey(",
+        "experimental.pjit",
+        "experimental.shard_map",
+    )
     for folder in ("spresso_jax", "data_pipeline", "experiments"):
         for path in (ROOT / folder).rglob("*.py"):
             text = path.read_text(encoding="utf-8")

@@ -18,19 +18,24 @@ def register(app: typer.Typer) -> None:
 def train(
     stage: Annotated[
         str,
-        typer.Argument(help="audio_ae, clap, text_to_audio, diffusion_ae, quantizer or decoder_finetune, in that order."),
+        typer.Argument(
+            help="audio_ae, clap, text_to_audio, diffusion_ae, quantizer or decoder_finetune, in that order."
+        ),
     ],
     run: Annotated[Path, typer.Option(help="Run folder: config, metrics, previews, checkpoints, model.")],
     data: Annotated[list[Path], typer.Option(help="Folder of shards; several are mixed by data.weights.")],
     config: Annotated[
-        str | None, typer.Option(help="Experiment and preset, such as diffusion_ae:small-1hz; a .py or config.json path.")
+        str | None,
+        typer.Option(help="Experiment and preset, such as diffusion_ae:small-1hz; a .py or config.json path."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override, such as loop.steps=1000. May be given several times.")
     ] = None,
     upstream: Annotated[str | None, typer.Option(help="Model folder of the stage before: RUN/model.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check config, data and upstream model; train nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check config, data and upstream model; train nothing.")
+    ] = False,
 ) -> None:
     """Trains one stage; RUN/model is what the next stage takes as --upstream."""
     with user_errors():

@@ -190,7 +190,9 @@ def as_paths(values: Sequence[str | Path]) -> tuple[Path, ...]:
     paths = tuple(Path(value) for value in values)
     for path in paths:
         if not path.is_dir():
-            raise TrainingError(f"{path}: no such folder; make shards with: spresso data prepare YOUR_SOUNDS --out {path}")
+            raise TrainingError(
+                f"{path}: no such folder; make shards with: spresso data prepare YOUR_SOUNDS --out {path}"
+            )
     return paths
 
 

@@ -58,11 +58,15 @@ def _captioned(paths: tuple[Path, ...], request: Any, upstream: Any) -> tuple[Fe
     elif upstream is not None and upstream.facts.get("tokenizer"):
         tokenizer = Tokenizer.from_json(upstream.facts["tokenizer"])
     else:
-        captions = [text for p in paths for texts in loader.captions_of(loader.Source(str(p))).values() for text in texts]
+        captions = [
+            text for p in paths for texts in loader.captions_of(loader.Source(str(p))).values() for text in texts
+        ]
         if not any(captions):
             from spresso_jax.cli.training import TrainingError
 
-            raise TrainingError("no clip has a caption: CLAP learns from captions (spresso data prepare --captions FILE)")
+            raise TrainingError(
+                "no clip has a caption: CLAP learns from captions (spresso data prepare --captions FILE)"
+            )
         tokenizer = train_tokenizer(captions, config.model.vocabulary)
     saved.write_text(tokenizer.to_json(), encoding="utf-8")
     config = config.copy_and_resolve_references()

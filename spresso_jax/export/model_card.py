@@ -29,11 +29,14 @@ def model_card(model: Any, body: str = "") -> str:
     for name, network in sorted(model.networks.items()):
         lines.append(f"| {name} | {network.class_name} | {_count(network.params):,} |")
     lines += ["", f"Weights are stored as {facts.get('storage', 'float32')}.", ""]
-    trained = facts.get("provenance") or []
+    # Imported models may tell their origin in other words; only trainings of this project make a table.
+    trained = [entry for entry in facts.get("provenance") or [] if isinstance(entry, dict) and "stage" in entry]
     if trained:
         lines += ["## Training", "", "| stage | steps | seed | data |", "|---|---|---|---|"]
         for entry in trained:
-            lines.append(f"| {entry['stage']} | {entry['steps']} | {entry['seed']} | {', '.join(entry['data'])} |")
+            lines.append(
+                f"| {entry['stage']} | {entry.get('steps', '')} | {entry.get('seed', '')} | {', '.join(entry.get('data', []))} |"
+            )
         lines.append("")
     lines += [f"Licence of the weights: {facts.get('licence', 'not stated')}.", ""]
     if body:

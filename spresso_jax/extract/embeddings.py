@@ -104,4 +104,3 @@ def _grouped(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
             group = []
     if group:
         yield group
-

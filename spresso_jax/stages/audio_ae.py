@@ -86,8 +86,11 @@ def build(config: Any, upstream: Any = None) -> Stage:
     def preview(networks: Tree, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         real = batch["audio"][:4]
         fake = autoencoder.apply({"params": networks[NETWORK]}, real)
-        return {f"{name}_{i}": audio[i, :, 0] for i in range(real.shape[0]) for name, audio in
-                (("source", real), ("decoded", fake))}
+        return {
+            f"{name}_{i}": audio[i, :, 0]
+            for i in range(real.shape[0])
+            for name, audio in (("source", real), ("decoded", fake))
+        }
 
     def finish(networks: Tree, draw: Callable[[], Iterator[dict]]) -> Finished:
         statistics = LatentStatistics(autoencoder.latent_channels)

@@ -60,12 +60,16 @@ def build(config: Any, upstream: Any = None) -> Stage:
         return Finished({NETWORK: (fields, networks[NETWORK])})
 
     size = config.data.batch_size
-    inherited = {} if upstream is None or NETWORK not in upstream.networks else {NETWORK: upstream.networks[NETWORK].params}
+    inherited = (
+        {} if upstream is None or NETWORK not in upstream.networks else {NETWORK: upstream.networks[NETWORK].params}
+    )
     return Stage(
         name="clap",
         init=init,
         # The stored input statistics are data, not weights: no player owns them.
-        players=(Player("clap", rf"^{NETWORK}/(?!.*input_norm)", loss, adamw_from(config.optimizer, config.loop.steps)),),
+        players=(
+            Player("clap", rf"^{NETWORK}/(?!.*input_norm)", loss, adamw_from(config.optimizer, config.loop.steps)),
+        ),
         batch_spec={
             "audio": jax.ShapeDtypeStruct((size, samples, 1), jnp.float32),
             "valid": jax.ShapeDtypeStruct((size,), jnp.int32),

@@ -88,5 +88,3 @@ def build(config: Any, upstream: Any) -> Stage:
         validate=validate,
         finish=finish,
     )
-
-

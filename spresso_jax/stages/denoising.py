@@ -66,7 +66,9 @@ def validation_losses(networks: Mapping[str, Network], key: jax.Array, batch: Ba
     which = (rows + jax.random.randint(key, (), 0, len(VALIDATION_SIGMAS))) % len(VALIDATION_SIGMAS)
     noise = jax.random.normal(jax.random.fold_in(key, 1), x0.shape)
     raws = {
-        name: edm.loss_at(network, x0, noise, levels[which], sigma_data=config.sigma_data, frame_weights=batch["weight"]).raw
+        name: edm.loss_at(
+            network, x0, noise, levels[which], sigma_data=config.sigma_data, frame_weights=batch["weight"]
+        ).raw
         for name, network in networks.items()
     }
     metrics = _binned("raw", raws["own"], which)

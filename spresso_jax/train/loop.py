@@ -81,7 +81,9 @@ class Outcome:
     finished: bool
 
 
-def prepare(stage: Stage, seed: int, mesh: jax.sharding.Mesh, draw: Callable[[int], Batches]) -> tuple[TrainState, Tree]:
+def prepare(
+    stage: Stage, seed: int, mesh: jax.sharding.Mesh, draw: Callable[[int], Batches]
+) -> tuple[TrainState, Tree]:
     """A fresh state and the frozen leaves, each leaf born where it will live."""
     key = jax.random.key(seed)
     init_key, run_key = jax.random.split(key)
@@ -125,7 +127,9 @@ def run(stage: Stage, config: LoopConfig, io: RunIO, mesh: jax.sharding.Mesh, re
             abstract, frozen = abstract_state(stage, config.seed, mesh)
             state, meta = io.store.restore(abstract)
             if "fell_back_from" in meta:
-                progress.say(f"checkpoint {meta['fell_back_from']} is unreadable ({meta['because']}); using the one before")
+                progress.say(
+                    f"checkpoint {meta['fell_back_from']} is unreadable ({meta['because']}); using the one before"
+                )
         else:
             state, frozen = prepare(stage, config.seed, mesh, io.draw)
         step = start = int(state.step)
@@ -173,7 +177,9 @@ def run(stage: Stage, config: LoopConfig, io: RunIO, mesh: jax.sharding.Mesh, re
                     io.metrics.write(step, "train", values)
                     progress.report(step, {k: v for k, v in values.items() if "loss" in k or k == "skipped" and v})
                     if values["skipped"] >= 100 and values["skipped"] >= step - start:
-                        raise FloatingPointError(f"{stage.name}: no finite gradient in {step - start} steps; lower the rate")
+                        raise FloatingPointError(
+                            f"{stage.name}: no finite gradient in {step - start} steps; lower the rate"
+                        )
                 progress.advance(step)
         finally:
             if hasattr(batches, "close"):

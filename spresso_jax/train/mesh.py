@@ -47,7 +47,9 @@ def leaf_spec(path: str, shape: tuple[int, ...], itemsize: int, sizes: Mapping[s
     for pattern, trailing in RULES:
         if re.search(pattern, path) and len(shape) >= len(trailing):
             axes: list[str | None] = [None] * (len(shape) - len(trailing)) + list(trailing)
-            fitted = [axis if axis and size % sizes[axis] == 0 else None for axis, size in zip(axes, shape, strict=True)]
+            fitted = [
+                axis if axis and size % sizes[axis] == 0 else None for axis, size in zip(axes, shape, strict=True)
+            ]
             return PartitionSpec(*fitted)
     axes = [None] * len(shape)
     for index in sorted(range(len(shape)), key=lambda i: -shape[i]):

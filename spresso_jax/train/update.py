@@ -63,7 +63,9 @@ def make_update(stage: Stage, accumulate: int = 1) -> Callable[[TrainState, Tree
             metrics |= {f"{prefix}{name}": value for name, value in own_metrics.items()}
         step = state.step + 1
         ema = {
-            name: jax.tree.map(lambda old, new, beta=decay(step): beta * old + (1.0 - beta) * new, state.ema[name], params)
+            name: jax.tree.map(
+                lambda old, new, beta=decay(step): beta * old + (1.0 - beta) * new, state.ema[name], params
+            )
             for name, decay in stage.ema.items()
         }
         skipped = state.skipped + refused.astype(jnp.int32)
@@ -73,7 +75,9 @@ def make_update(stage: Stage, accumulate: int = 1) -> Callable[[TrainState, Tree
     return update
 
 
-def _product(stage: Stage, state: TrainState, frozen: Tree, batch: Batch, key: jax.Array) -> tuple[Any, Callable | None]:
+def _product(
+    stage: Stage, state: TrainState, frozen: Tree, batch: Batch, key: jax.Array
+) -> tuple[Any, Callable | None]:
     """The shared product and its pull-back to the producing player's leaves."""
     if stage.produce is None:
         return None, None

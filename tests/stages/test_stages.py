@@ -27,9 +27,7 @@ PRESETS = {
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A random model with all six networks, whose DiT has the third stream."""
-    folder = build_tiny_model(
-        tmp_path_factory.mktemp("models") / "tiny", codebooks=4, facts={"text_tokens": 16}
-    )
+    folder = build_tiny_model(tmp_path_factory.mktemp("models") / "tiny", codebooks=4, facts={"text_tokens": 16})
     return load_model(folder)
 
 
@@ -124,7 +122,9 @@ def test_a_step_changes_every_trained_network_and_validation_reports_gains(name,
     batch = made_up_batch(stage)
     after, metrics = jax.jit(make_update(stage))(state, frozen, batch)
     assert np.isfinite(float(metrics["loss"])) and int(after.skipped) == 0
-    moved = [bool(jnp.any(a != b)) for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True)]
+    moved = [
+        bool(jnp.any(a != b)) for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True)
+    ]
     assert any(moved)
     report = stage.validate(networks, batch, jax.random.key(2))
     assert any(key.endswith("_gain") for key in report) and "raw_bin_0.5" in report

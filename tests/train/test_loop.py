@@ -25,7 +25,9 @@ def go(folder, steps, *, resume=False, draw=batches, stage=None, **changes):
         write_preview=lambda step, arrays: previews.update({step: arrays}), meta={"upstream": None},
         resume_command="again",
     )  # fmt: skip
-    config = LoopConfig(**{**dict(steps=steps, log_every=1, validate_every=5, preview_every=5, save_every=4), **changes})
+    config = LoopConfig(
+        **{**dict(steps=steps, log_every=1, validate_every=5, preview_every=5, save_every=4), **changes}
+    )
     try:
         return run(stage or regression(), config, io, make_mesh(), resume), previews
     finally:

@@ -37,7 +37,9 @@ def test_upstream_leaves_replace_fresh_ones_and_wrong_shapes_are_named():
 
 def test_a_leaf_owned_twice_or_a_player_without_leaves_is_refused():
     stage = regression()
-    twice = Stage(**{**stage.__dict__, "players": (stage.players[0], Player("b", "net", stage.players[0].loss, optax.sgd(1.0)))})
+    twice = Stage(
+        **{**stage.__dict__, "players": (stage.players[0], Player("b", "net", stage.players[0].loss, optax.sgd(1.0)))}
+    )
     with pytest.raises(ValueError, match="owned by"):
         split(twice, stage.init(jax.random.key(0)))
     none = Stage(**{**stage.__dict__, "players": (Player("b", "absent", stage.players[0].loss, optax.sgd(1.0)),)})
