@@ -62,17 +62,16 @@ def make_update(stage: Stage, accumulate: int = 1) -> Callable[[TrainState, Tree
             metrics |= {f"{prefix}loss": loss, f"{prefix}grad_norm": norm}
             metrics |= {f"{prefix}{name}": value for name, value in own_metrics.items()}
         step = state.step + 1
-        ema = {
-            name: jax.tree.map(
-                lambda old, new, beta=decay(step): beta * old + (1.0 - beta) * new, state.ema[name], params
-            )
-            for name, decay in stage.ema.items()
-        }
+        ema = {name: _averaged(state.ema[name], params, decay(step)) for name, decay in stage.ema.items()}
         skipped = state.skipped + refused.astype(jnp.int32)
         metrics["skipped"] = skipped
         return state.replace(step=step, params=params, opt=opt, ema=ema, skipped=skipped), metrics
 
     return update
+
+
+def _averaged(average: Tree, params: Tree, decay: jax.Array) -> Tree:
+    return jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, average, params)
 
 
 def _product(
