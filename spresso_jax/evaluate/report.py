@@ -75,9 +75,10 @@ def write_report(
         curves=curves,
         options=_options_text(scores["options"]),
         provenance=[
-            {"name": name, "text": facts["provenance"]}
+            {"name": f"{name}, {key}", "text": _plain(facts[key])}
             for name, facts in scores["models"].items()
-            if isinstance(facts.get("provenance"), str)
+            for key in ("provenance", "licence")
+            if facts.get(key)
         ],
     )
     path = out / PAGE if page is None else Path(page)
@@ -401,11 +402,13 @@ def _read(out: Path, key: str, names: Sequence[str], index: int) -> np.ndarray:
 
 
 def _options_text(options: Mapping) -> list[tuple[str, str]]:
-    def text(value: Any) -> str:
-        if isinstance(value, Mapping):
-            return "; ".join(f"{k} {text(v)}" for k, v in value.items())
-        if isinstance(value, (list, tuple)):
-            return ", ".join(text(v) for v in value)
-        return str(value)
+    return [(str(key).replace("_", " "), _plain(value)) for key, value in options.items()]
 
-    return [(str(k).replace("_", " "), text(v)) for k, v in options.items()]
+
+def _plain(value: Any) -> str:
+    """Nested JSON as one readable line."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key} {_plain(entry)}" for key, entry in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain(entry) for entry in value)
+    return str(value)
