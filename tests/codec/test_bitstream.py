@@ -117,7 +117,7 @@ def test_an_absurd_length_is_refused_at_once():
     start = time.perf_counter()
     with pytest.raises(BitstreamError, match="asks for"):
         unpack(bytes(data))
-    assert time.perf_counter() - start < 0.1
+    assert time.perf_counter() - start < 2.0
 
 
 def test_zero_samples_are_refused():
