@@ -19,7 +19,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
             stage="diffusion_ae",
             seed=0,
             rate=rates.rate_of(rate or "11hz"),
-            encoder=dict(width=1024, heads=8, mlp_ratio=4.0, patch=1, remat=False, dtype="float32"),  # decision 13
+            encoder=dict(width=1024, heads=8, mlp_ratio=4.0, patch=1, magnitude_input=False, remat=False, dtype="float32"),  # decision 13
             third_stream=dict(isolated=False),  # decision 11
             lora=dict(lora_rank=32, lora_alpha=32.0),  # decision 14
             text_dropout=0.8,  # S-PRESSO 4.2.2
@@ -33,7 +33,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
         )
     )  # fmt: skip
     if size != "paper":
-        config.encoder.update(dict(width=192, heads=4, patch=5))
+        config.encoder.update(dict(width=192, heads=4, patch=5, magnitude_input=True))
         # Depth in the paper's proportions (6 : 10 : 12 : 12), at a third and fewer blocks.
         config.rate.encoder_depth = {4: 2, 9: 3, 20: 4, 100: 4}[config.rate.downsample]
         config.rate.train_codebooks = config.rate.decode_codebooks[0]

@@ -33,7 +33,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
             model=dict(
                 width=1024, heads=8, mlp_ratio=4.0,  # decision 9
                 joint_blocks=6, audio_blocks=6,  # S-PRESSO 3.2
-                patch=1, noise_features=256, remat=False, dtype="float32",
+                patch=1, input_gain=False, magnitude_input=False, noise_features=256, remat=False, dtype="float32",
             ),
             pooled_text=True,
             text_dropout=0.1,  # decision 15
@@ -46,8 +46,9 @@ def get_config(preset: str | None = None) -> ConfigDict:
         )
     )  # fmt: skip
     if size != "paper":
-        # Five frames a token make 100 tokens of a clip; two cores then see thousands of steps instead of hundreds.
-        config.model.update(dict(width=192, heads=4, joint_blocks=2, audio_blocks=2, patch=5, noise_features=64))
+        # Five frames a token make 100 tokens of a clip; two cores then see thousands of steps instead of hundreds. A token
+        # then has 640 channels, more than the width carries: they reach the output through a predicted gain.
+        config.model.update(dict(width=192, heads=4, joint_blocks=2, audio_blocks=2, patch=5, noise_features=64, input_gain=True, magnitude_input=True))
         config.diffusion.padding_weight = 0.1
         config.optimizer.update(dict(learning_rate=1e-3, schedule="cosine", ramp_steps=200, final_factor=0.05))
         config.data.update(dict(validation_clips=160))

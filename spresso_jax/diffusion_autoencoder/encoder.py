@@ -39,6 +39,7 @@ class LatentEncoder(nn.Module):
       embedding_channels: channels of z.
       latent_channels: channels of x0.
       patch: frames per token; T must be a multiple.
+      magnitude_input: the network also sees |x0|, so that a narrow first layer can sum energies. Off in the paper.
       final_norm: LayerNorm before the linear layer.
       remat: recompute blocks in the backward pass.
     """
@@ -51,6 +52,7 @@ class LatentEncoder(nn.Module):
     latent_channels: int = 128
     mlp_ratio: float = 4.0
     patch: int = 1
+    magnitude_input: bool = False
     final_norm: bool = True
     rope_theta: float = 10_000.0
     remat: bool = False
@@ -70,7 +72,9 @@ class LatentEncoder(nn.Module):
                 f"a multiple of {self.patch} frames"
             )
         count = frames // self.patch
-        x = LoraDense(self.width, dtype=self.dtype, name="audio_in")(x0.reshape(batch, count, self.patch * channels))
+        x = x0.reshape(batch, count, self.patch * channels)
+        x = jnp.concatenate([x, jnp.abs(x)], axis=-1) if self.magnitude_input else x
+        x = LoraDense(self.width, dtype=self.dtype, name="audio_in")(x)
         if self.depth:
             positions = np.arange(0, frames, self.patch) + self.patch // 2
             table = jnp.asarray(rope_table(positions, self.width // self.heads, self.rope_theta))

@@ -40,6 +40,9 @@ class DiT(nn.Module):
       audio_blocks: blocks after them.
       latent_channels: C.
       patch: frames per audio token (1 in the paper); T must be a multiple.
+      input_gain: the output adds a predicted gain for every channel times the input. A token of several frames has more
+        channels than a small width can carry; this way each channel still reaches the output. Off in the paper.
+      magnitude_input: the network also sees |x|, so that a narrow first layer can sum energies. Off in the paper.
       text_width, text_tokens, pooled_text_width: of the caption; a pooled width of 0 means no pooled text.
       third_stream: adds the `down` stream, whose parameter paths all contain "down".
       isolated: down queries see only down keys.
@@ -65,6 +68,8 @@ class DiT(nn.Module):
     latent_channels: int = 128
     mlp_ratio: float = 4.0
     patch: int = 1
+    input_gain: bool = False
+    magnitude_input: bool = False
     pooled_text_width: int = 0
     third_stream: bool = False
     isolated: bool = False
@@ -115,7 +120,7 @@ class DiT(nn.Module):
         if self.audio_blocks:
             block = AudioBlock if self.single_style == "sequential" else ParallelBlock
             self.single = stacked(block, self.audio_blocks, self.remat, inputs=2)(**common)
-        self.output = OutputLayer(self.latent_channels * self.patch, self.dtype)
+        self.output = OutputLayer(self.latent_channels * self.patch * (2 if self.input_gain else 1), self.dtype)
 
     def __call__(
         self,
@@ -186,7 +191,8 @@ class DiT(nn.Module):
         count = frames // self.patch
         y = self.noise_level(c_noise)
         y = nn.silu(y if context.pooled is None else y + context.pooled)
-        audio = self.audio_in(x.reshape(batch, count, self.patch * channels))
+        grouped = x.reshape(batch, count, self.patch * channels)
+        audio = self.audio_in(jnp.concatenate([grouped, jnp.abs(grouped)], axis=-1) if self.magnitude_input else grouped)
         if self.registers:
             register = jnp.broadcast_to(self.register.astype(audio.dtype), (batch, self.registers, self.width))
             audio = jnp.concatenate([register, audio], axis=1)
@@ -204,7 +210,11 @@ class DiT(nn.Module):
                 table = jnp.concatenate([table, self._table(frames + np.arange(self.text_tokens))])
             audio, _ = self.single(audio, y, table)
         out = self.output(audio[:, self.registers : tokens], y)
-        return out.astype(jnp.promote_types(out.dtype, jnp.float32)).reshape(batch, frames, channels)
+        out = out.astype(jnp.promote_types(out.dtype, jnp.float32))
+        if self.input_gain:
+            out, gain = jnp.split(out, 2, axis=-1)
+            out = out + gain * grouped
+        return out.reshape(batch, frames, channels)
 
     def _table(self, positions: np.ndarray | list[int]) -> jax.Array:
         dim = self.width // self.heads
