@@ -100,13 +100,11 @@ class Probe:
 
     def quantized(self, z: np.ndarray, codebooks: Sequence[int]) -> dict[int, np.ndarray]:
         """z [N, F, 64] -> M -> z_q [N, F, 64], each M searched on its own (the best beam of that prefix)."""
-        statistics = self.facts.get("embedding_statistics") or {"mean": 0.0, "std": 1.0}
-        mean, std = (np.asarray(statistics[key], np.float32) for key in ("mean", "std"))
         module, params = self.modules["quantizer"], self.params["quantizer"]
         result = {}
         for used in codebooks:
-            codes = assign.encode(module, params, (z - mean) / std, used)
-            result[used] = np.asarray(module.decode(params, codes)) * std + mean
+            codes = assign.encode(module, params, z, used)
+            result[used] = np.asarray(module.decode(params, codes))
         return result
 
     def captions(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
