@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spresso_jax.cli.errors import user_errors
+
 if TYPE_CHECKING:
-    from spresso_jax.evaluate.protocol import Clip, System
+    from spresso_jax.evaluate.decoded import Clip, System
 
 
 def register(app: typer.Typer) -> None:
@@ -38,8 +39,8 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of clips, of decoding and of all draws.")] = 0,
 ) -> None:
     """Decodes held-out clips with every system and measures them: distances, retrieval, conditioning gain."""
-    with _user_errors():
-        from spresso_jax.evaluate import protocol
+    with user_errors():
+        from spresso_jax.evaluate import protocol, tables
 
         if (data is None) == (reference is None):
             raise ValueError("give either --data (sounds to decode) or --reference (sounds beside decoded folders)")
@@ -66,7 +67,7 @@ def evaluate(
         scores = protocol.evaluate(
             chosen, systems, out, options=options, spaces=spaces, models=facts, progress=_progress()
         )
-        typer.echo(protocol.markdown_table(scores))
+        typer.echo(tables.markdown_table(scores))
         typer.echo(f"wrote {out / protocol.SCORES} and {out / protocol.TABLE}; next: spresso report {out}")
 
 
@@ -79,7 +80,7 @@ def report(
     page: Annotated[Path | None, typer.Option(help="The file to write; default OUT/index.html.")] = None,
 ) -> None:
     """Writes one self-contained page: players and spectrograms, the table of figures, loss curves."""
-    with _user_errors():
+    with user_errors():
         from spresso_jax.evaluate.report import LARGE_BYTES, write_report
 
         path = write_report(out, runs or [], sounds=sounds, page=page)
@@ -113,7 +114,7 @@ def _from_shards(folder: Path, splits: dict, count: int, seed: int) -> list[Clip
     import numpy as np
 
     from data_pipeline.loader import Source, count_records, ordered_clips
-    from spresso_jax.evaluate.protocol import Clip, cut
+    from spresso_jax.evaluate.decoded import Clip, cut
     from spresso_jax.shapes import CLIP_SAMPLES
 
     split = next((name for name in ("val", "test") if name in splits), None)
@@ -135,7 +136,7 @@ def _from_files(folder: Path, count: int, seed: int) -> list[Clip]:
 
     from data_pipeline.audio_files import AudioFileError, read_clip
     from data_pipeline.catalogues import catalogue, find_tables
-    from spresso_jax.evaluate.protocol import Clip, cut
+    from spresso_jax.evaluate.decoded import Clip, cut
 
     entries = [entry for entry in catalogue(folder, find_tables(folder)) if not entry.error]
     held_out = [entry for entry in entries if entry.split in ("val", "test", "validation", "eval")]
@@ -265,13 +266,3 @@ def _progress() -> Callable[[str, int, int], None]:
             typer.echo(f"{what}: {done}/{total}", err=True)
 
     return show
-
-
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    """Turns what a user can mend into one sentence and exit code 2."""
-    try:
-        yield
-    except (ValueError, FileNotFoundError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(2) from error

@@ -10,7 +10,7 @@ Source: EDM 2.3 and appendix B (the loss lam(sigma) * MSE); own measure.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spresso_jax.evaluate.bootstrap import Interval, mean_interval
+from spresso_jax.evaluate.bootstrap import Interval, mean_interval, paired_interval
 
 DenoisingLoss = Callable[[jax.Array, Any, jax.Array, jax.Array], jax.Array]
 
@@ -63,16 +63,53 @@ class ConditioningGain:
       bins: one entry a range of sigma, rising.
       overall: gain averaged over the bins, every bin with the same weight.
       relative: overall gain per clip divided by the mean loss with the other condition.
+      own_per_clip, gain_per_clip: [N] loss with the own condition and gain, averaged over the bins; for pairing.
     """
 
     bins: tuple[SigmaBin, ...]
     overall: Interval
     relative: float
+    own_per_clip: np.ndarray
+    gain_per_clip: np.ndarray
 
     def to_json(self) -> dict:
         """Plain dictionary for scores.json."""
         relative = self.relative if math.isfinite(self.relative) else None
-        return {"bins": [b.to_json() for b in self.bins], "overall": self.overall.to_json(), "relative": relative}
+        return {
+            "bins": [b.to_json() for b in self.bins],
+            "overall": self.overall.to_json(),
+            "relative": relative,
+            "per_clip": {"own": self.own_per_clip.tolist(), "gain": self.gain_per_clip.tolist()},
+        }
+
+
+def paired_losses(models: Mapping[str, Mapping]) -> list[dict]:
+    """Paired comparisons of the denoising loss: conditions of one model, and equal conditions of two models.
+
+    Comparable because the same seed gives the same clips, sigmas and noise to every condition and model; two models
+    must share their AudioAE and latent statistics, else their losses are not of the same latents.
+
+    Args:
+      models: name -> {"conditioning_gain": label -> `ConditioningGain.to_json()`, ...}.
+
+    Returns:
+      rows {"first", "second", "improvement": interval of (loss of second - loss of first)}; positive: first is better.
+    """
+    entries = {
+        (name, label): np.asarray(entry["per_clip"]["own"])
+        for name, facts in models.items()
+        for label, entry in (facts.get("conditioning_gain") or {}).items()
+    }
+    keys, rows = list(entries), []
+    for index, second in enumerate(keys):
+        for first in keys[index + 1 :]:
+            related = (first[0] == second[0]) != (first[1] == second[1])
+            if related and entries[first].shape == entries[second].shape:
+                improvement = paired_interval(entries[second], entries[first])
+                rows.append(
+                    {"first": ": ".join(first), "second": ": ".join(second), "improvement": improvement.to_json()}
+                )
+    return rows
 
 
 def derangement(count: int, seed: int) -> np.ndarray:
@@ -156,7 +193,8 @@ def conditioning_gain(
         for i in range(edges.size - 1)
     )
     relative = float(gains.mean() / max(per_clip[1].mean(), 1e-12))
-    return ConditioningGain(bins, mean_interval(gains.mean(axis=0), seed), relative)
+    overall = mean_interval(gains.mean(axis=0), seed)
+    return ConditioningGain(bins, overall, relative, per_clip[0].mean(axis=0), gains.mean(axis=0))
 
 
 def _paired_losses(

@@ -147,9 +147,7 @@ class Probe:
                 return dit.apply(variables, x_in, c_noise, context, method="predict")
 
             noise = jax.random.normal(key, latent.shape, jnp.float32)
-            return edm.loss_at(
-                network, latent, noise, sigma, sigma_data=sigma_data, frame_weights=x0["weight"]
-            ).raw
+            return edm.loss_at(network, latent, noise, sigma, sigma_data=sigma_data, frame_weights=x0["weight"]).raw
 
         params = {name: self.params[name] for name in ("dit", "projector") if name in self.params}
         return lambda x0, condition, key, sigma: loss(params, x0, condition, key, sigma)
@@ -236,5 +234,3 @@ def clap_embedding(model: Model) -> Callable[[np.ndarray], np.ndarray]:
         return np.asarray(encode(params, whole[None, :, None]))[0]
 
     return embed
-
-

@@ -6,7 +6,6 @@ the code carries per noise level; loss curves. Nothing is fetched from elsewhere
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -17,17 +16,16 @@ import numpy as np
 
 from spresso_jax.bitrate import compression_ratio
 from spresso_jax.evaluate.bootstrap import Interval
-from spresso_jax.evaluate.protocol import format_interval, read_decoded, read_scores
+from spresso_jax.evaluate.curves import data_uri, gain_panels, rate_panels, run_panels
+from spresso_jax.evaluate.decoded import read_decoded
+from spresso_jax.evaluate.protocol import read_scores
+from spresso_jax.evaluate.tables import format_interval
 from spresso_jax.observe import pictures
-from spresso_jax.observe.metrics import read_metrics
 from spresso_jax.shapes import EMBEDDING_CHANNELS, FRAME_RATE, SAMPLE_RATE
 
 PAGE = "index.html"
 SOUNDS = 12
 LARGE_BYTES = 40_000_000
-_MAX_PANELS = 4
-_PREFERRED = ("loss", "total", "generator", "denoising", "raw", "mel", "mse", "error")
-_NOT_LOSSES = ("rate", "norm", "seconds", "per_second", "memory", "epoch", "throughput", "lr", "time")
 
 
 def write_report(
@@ -72,6 +70,7 @@ def write_report(
         total=len(scores["clips"]),
         comparisons=comparison_rows(scores),
         gains=gain_panels(scores),
+        losses=loss_rows(scores),
         curves=curves,
         options=_options_text(scores["options"]),
         provenance=[
@@ -154,39 +153,6 @@ def figures_table(scores: Mapping) -> dict:
     return {"head": head, "rows": rows, "chance": [chance.get(m["key"]) for m in scores["metrics"]]}
 
 
-def rate_panels(scores: Mapping) -> list[dict]:
-    """Every metric over the bitrate, a line a model, as the paper's figure 4; only where a model has two bitrates."""
-    lines: dict[str, list[Mapping]] = {}
-    for system in scores["systems"]:
-        if system["kind"] == "discrete" and system["kbps"]:
-            lines.setdefault(system["model"], []).append(system)
-    lines = {name: sorted(own, key=lambda s: s["kbps"]) for name, own in lines.items()}
-    if all(len(own) < 2 for own in lines.values()):
-        return []
-    panels = []
-    for metric in scores["metrics"]:
-        curves = {}
-        for name, own in lines.items():
-            intervals = [(s["kbps"], Interval.from_json(scores["figures"][s["key"]][metric["key"]])) for s in own]
-            curves[name] = [(kbps, i.mean, i.low, i.high) for kbps, i in intervals if math.isfinite(i.mean)]
-        curves = {name: points for name, points in curves.items() if points}
-        if not curves:
-            continue
-        panels.append(
-            _two_pictures(
-                lambda palette, curves=curves, metric=metric: pictures.band_curves_png(
-                    curves,
-                    title=f"{metric['label']}, {metric['better']} is better",
-                    x_label="kbps",
-                    y_label=metric["unit"],
-                    palette=palette,
-                ),
-                f"{metric['label']} over the bitrate",
-            )
-        )
-    return panels
-
-
 def table_notes(scores: Mapping) -> list[str]:
     """Sentences under the table: number of clips, intervals, candidates, what was left out."""
     options = scores["options"]
@@ -246,8 +212,8 @@ def sound_row(out: Path, scores: Mapping, index: int) -> dict:
                 "label": system["label"],
                 "kind": system["kind"],
                 "detail": f"{system['codebooks']} codebooks" if system["codebooks"] else "",
-                "audio": _data_uri("audio/flac", flac_bytes(audio)),
-                "picture": _data_uri("image/png", picture),
+                "audio": data_uri("audio/flac", flac_bytes(audio)),
+                "picture": data_uri("image/png", picture),
                 "alt": f"Spectrogram of {clip['caption'] or clip['name']}, {system['label']}, {clip['seconds']:.1f} s, "
                 "20 Hz to 24 kHz on a logarithmic axis",
                 "figure": None if not si_sdr or si_sdr[index] is None else f"SI-SDR {si_sdr[index]:.1f} dB",
@@ -271,94 +237,14 @@ def flac_bytes(audio: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def gain_panels(scores: Mapping) -> list[dict]:
-    """Per model: conditioning gain over sigma for every condition, and the loss beside the Wiener denoiser's."""
-    panels = []
-    for name, facts in scores["models"].items():
-        gains = facts.get("conditioning_gain") or {}
-        if gains:
-            curves = {label: _band(entry, "gain") for label, entry in gains.items()}
-            overall = [
-                {
-                    "label": label,
-                    "text": format_interval(Interval.from_json(entry["overall"]), 4),
-                    "relative": "" if entry["relative"] is None else f"{100 * entry['relative']:.1f} %",
-                    "clear": Interval.from_json(entry["overall"]).clearly_positive,
-                }
-                for label, entry in gains.items()
-            ]
-            panel = _two_pictures(
-                lambda palette, curves=curves: pictures.band_curves_png(
-                    curves, title="conditioning gain", x_label="sigma", y_label="loss, other - own", palette=palette
-                ),
-                f"Conditioning gain of {name} over sigma",
-            )
-            panels.append({**panel, "model": name, "overall": overall})
-            losses = {label: _band(entry, "own") for label, entry in gains.items()}
-            for label, values in (facts.get("wiener") or {}).items():
-                first = next(iter(gains.values()))["bins"]
-                centres = [math.sqrt(b["sigma_low"] * b["sigma_high"]) for b in first]
-                losses[label] = [(x, v, math.nan, math.nan) for x, v in zip(centres, values, strict=True)]
-            panel = _two_pictures(
-                lambda palette, losses=losses: pictures.band_curves_png(
-                    losses, title="denoising loss on val", x_label="sigma", y_label="lambda MSE", palette=palette
-                ),
-                f"Denoising loss of {name} over sigma",
-            )
-            panels.append({**panel, "model": name, "overall": []})
-    return panels
-
-
-def run_panels(run: Path) -> list[dict]:
-    """Loss curves of one run, from its metrics.jsonl: a panel a name, train and val together.
-
-    Raises:
-      ValueError: if the file is missing or holds no numbers.
-    """
-    path = run if run.suffix == ".jsonl" else run / "metrics.jsonl"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file: give run folders that `spresso train` wrote")
-    label = path.parent.name
-    curves = curves_by_name(read_metrics(path))
-    if not curves:
-        raise ValueError(f"{path}: holds no metric with a finite value yet")
-    panels = []
-    for name in loss_names(curves)[:_MAX_PANELS]:
-        panel = _two_pictures(
-            lambda palette, name=name: pictures.loss_curves_png(
-                curves[name], title=f"{label}: {name}", palette=palette
-            ),
-            f"{name} of {label} over training steps",
-        )
-        panels.append({**panel, "run": label, "name": name})
-    return panels
-
-
-def curves_by_name(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[list, list]]]:
-    """Events -> name -> split -> (steps, values); values that are missing or not finite are left out."""
-    curves: dict[str, dict[str, tuple[list, list]]] = {}
-    for event in events:
-        for name, value in event.items():
-            if name in ("step", "split", "time") or not isinstance(value, (int, float)) or isinstance(value, bool):
-                continue
-            if math.isfinite(value):
-                steps, values = curves.setdefault(name, {}).setdefault(str(event["split"]), ([], []))
-                steps.append(event["step"])
-                values.append(value)
-    return curves
-
-
-def loss_names(curves: Mapping[str, Mapping[str, tuple[list, list]]]) -> list[str]:
-    """Names worth a picture, most telling first: losses before parts, with val before train only."""
-
-    def rank(name: str) -> tuple:
-        low = name.lower()
-        preferred = next((i for i, word in enumerate(_PREFERRED) if word in low), len(_PREFERRED))
-        return ("val" not in curves[name], preferred, len(name), name)
-
-    points = {name: sum(len(steps) for steps, _ in splits.values()) for name, splits in curves.items()}
-    kept = [n for n in curves if points[n] >= 2 and not any(word in n.lower() for word in _NOT_LOSSES)]
-    return sorted(kept or curves, key=rank)
+def loss_rows(scores: Mapping) -> list[dict]:
+    """Paired comparisons of the denoising loss, with the verdict that the interval allows."""
+    rows = []
+    for entry in scores["paired_losses"]:
+        interval = Interval.from_json(entry["improvement"])
+        verdict = "better" if interval.clearly_positive else "worse" if interval.clearly_negative else "unclear"
+        rows.append({**entry, "text": format_interval(interval, 4), "verdict": verdict, "count": interval.count})
+    return rows
 
 
 def _best(scores: Mapping, metric: Mapping) -> set[str]:
@@ -372,26 +258,6 @@ def _best(scores: Mapping, metric: Mapping) -> set[str]:
         return set()
     best = (max if metric["better"] == "higher" else min)(values.values())
     return {key for key, value in values.items() if value == best}
-
-
-def _band(entry: Mapping, name: str) -> list[tuple[float, float, float, float]]:
-    points = []
-    for b in entry["bins"]:
-        interval = Interval.from_json(b[name])
-        points.append((math.sqrt(b["sigma_low"] * b["sigma_high"]), interval.mean, interval.low, interval.high))
-    return points
-
-
-def _two_pictures(draw, alt: str) -> dict:
-    return {
-        "light": _data_uri("image/png", draw(pictures.LIGHT)),
-        "dark": _data_uri("image/png", draw(pictures.DARK)),
-        "alt": alt,
-    }
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _read(out: Path, key: str, names: Sequence[str], index: int) -> np.ndarray:

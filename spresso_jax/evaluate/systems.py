@@ -10,7 +10,7 @@ import numpy as np
 
 from spresso_jax.bitrate import bitrate_kbps
 from spresso_jax.checkpoints.fingerprint import json_sha256
-from spresso_jax.evaluate.protocol import Clip, System
+from spresso_jax.evaluate.decoded import Clip, System
 from spresso_jax.shapes import FRAME_RATE, LATENT_CHANNELS, SAMPLE_RATE
 
 if TYPE_CHECKING:

@@ -69,7 +69,21 @@ def test_conditions_and_latents_can_be_trees_and_seeds_matter():
     again = g.conditioning_gain(plain, LATENTS, CODES, **TINY)
     other = g.conditioning_gain(plain, LATENTS, CODES, seed=1, **TINY)
     assert first.overall == again.overall and first.overall != other.overall
-    assert set(first.to_json()) == {"bins", "overall", "relative"}
+    assert set(first.to_json()) == {"bins", "overall", "relative", "per_clip"}
+
+
+def test_losses_of_models_and_conditions_are_compared_in_pairs():
+    def facts(**own):
+        return {"conditioning_gain": {k: {"per_clip": {"own": v, "gain": v}} for k, v in own.items()}}
+
+    models = {"step2": facts(z=[1.0, 1.2], m4=[1.3, 1.6]), "step3": facts(z=[1.0, 1.2], m4=[1.2, 1.4]), "none": {}}
+    rows = {(r["first"], r["second"]): r["improvement"]["mean"] for r in g.paired_losses(models)}
+    assert rows == pytest.approx({
+        ("step2: m4", "step2: z"): -0.35,
+        ("step3: z", "step2: z"): 0.0,
+        ("step3: m4", "step2: m4"): 0.15,
+        ("step3: m4", "step3: z"): -0.2,
+    })
 
 
 def test_derangement_gives_everyone_another_clip():

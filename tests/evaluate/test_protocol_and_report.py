@@ -13,7 +13,8 @@ import typer
 from typer.testing import CliRunner
 
 from spresso_jax.cli import evaluate as commands
-from spresso_jax.evaluate import protocol, report, retrieval
+from spresso_jax.evaluate import curves as curve_pictures
+from spresso_jax.evaluate import decoded, protocol, report, retrieval, tables
 from spresso_jax.evaluate.bootstrap import Interval
 
 RATE = 48_000
@@ -27,7 +28,7 @@ def sound(seed: int) -> np.ndarray:
     return (0.4 * audio / np.abs(audio).max()).astype(np.float32)
 
 
-CLIPS = [protocol.Clip(f"clip/{seed}", sound(seed), f"<b>sound & {seed}</b>") for seed in range(6)]
+CLIPS = [decoded.Clip(f"clip/{seed}", sound(seed), f"<b>sound & {seed}</b>") for seed in range(6)]
 
 
 def noisy(level: float, calls: list | None = None):
@@ -42,16 +43,16 @@ def noisy(level: float, calls: list | None = None):
     return produce
 
 
-def systems(calls: list | None = None, stamp: str = "one") -> list[protocol.System]:
-    def coded(m: int, level: float) -> protocol.System:
+def systems(calls: list | None = None, stamp: str = "one") -> list[decoded.System]:
+    def coded(m: int, level: float) -> decoded.System:
         produce = noisy(level, calls)
-        return protocol.System(f"model.m{m}", f"{m}0 kbps", "discrete", produce, stamp, "model", 10.0 * m, 5.0, m)
+        return decoded.System(f"model.m{m}", f"{m}0 kbps", "discrete", produce, stamp, "model", 10.0 * m, 5.0, m)
 
     return [
         protocol.source_system(),
         coded(1, 0.1),
         coded(2, 0.01),
-        protocol.System("model.continuous", "continuous z", "continuous", noisy(0.002), stamp, "model", None, 5.0),
+        decoded.System("model.continuous", "continuous z", "continuous", noisy(0.002), stamp, "model", None, 5.0),
         *protocol.controls(CLIPS, [5.0]),
     ]
 
@@ -60,11 +61,12 @@ def gain_facts() -> dict:
     one = Interval(0.5, 0.4, 0.6, 6).to_json()
     losses = {"own": one, "other": one, "gain": one}
     bins = [{"sigma_low": 0.1 * 3**i, "sigma_high": 0.3 * 3**i, **losses} for i in range(3)]
-    entry = {"bins": bins, "overall": one, "relative": 0.3}
+    per_clip = {"own": [0.5] * 6, "gain": [0.5] * 6}
+    entry = {"bins": bins, "overall": one, "relative": 0.3, "per_clip": per_clip}
     return {
         "operating_point": {"codebook_bits": 10, "frame_rate": 5},
         "provenance": "made <up>",
-        "conditioning_gain": {"continuous z": entry},
+        "conditioning_gain": {"continuous z": entry, "2 codebooks": entry},
         "wiener": {"Wiener, one frame": [1.0, 0.9, 0.8]},
     }
 
@@ -106,9 +108,9 @@ def test_paired_comparisons_ask_whether_more_bits_help(evaluated):
 
 def test_models_of_the_same_bitrate_are_compared_with_each_other():
     names = ("step2", "step3")
-    chosen = [protocol.System(f"{n}.m4", n, "discrete", noisy(0.1), "", n, 1.0, 5.0, 4) for n in names]
+    chosen = [decoded.System(f"{n}.m4", n, "discrete", noisy(0.1), "", n, 1.0, 5.0, 4) for n in names]
     values = {"step2.m4": {"mel": np.array([2.0, 3.0])}, "step3.m4": {"mel": np.array([1.0, 2.5])}}
-    rows = protocol.paired_comparisons(chosen, values, protocol.RECONSTRUCTION_METRICS, protocol.Options())
+    rows = tables.paired_comparisons(chosen, values, protocol.RECONSTRUCTION_METRICS)
     assert [(r["first"], r["second"], r["why"], r["improvement"]["mean"]) for r in rows] == [
         ("step3.m4", "step2.m4", "model", 0.75)
     ]
@@ -123,9 +125,9 @@ def test_markdown_table_shows_intervals_and_the_number_of_clips(evaluated):
 def test_evaluation_resumes_and_gives_the_same_numbers(tmp_path, evaluated):
     calls: list[int] = []
     options = protocol.Options(bootstrap_draws=100, candidates=4)
-    protocol.decode_all(CLIPS, systems(calls)[1], tmp_path)
+    decoded.decode_all(CLIPS, systems(calls)[1], tmp_path)
     assert calls == list(range(6))
-    protocol.audio_path(tmp_path, "model.m1", CLIPS, 2).unlink()
+    decoded.audio_path(tmp_path, "model.m1", CLIPS, 2).unlink()
     calls.clear()
     scores = protocol.evaluate(CLIPS, systems(calls)[:2], tmp_path, options=options)
     assert calls == [2]
@@ -134,25 +136,25 @@ def test_evaluation_resumes_and_gives_the_same_numbers(tmp_path, evaluated):
 
 def test_another_fingerprint_decodes_again(tmp_path):
     calls: list[int] = []
-    protocol.decode_all(CLIPS, systems(calls)[1], tmp_path)
-    protocol.decode_all(CLIPS, systems(calls, stamp="two")[1], tmp_path)
+    decoded.decode_all(CLIPS, systems(calls)[1], tmp_path)
+    decoded.decode_all(CLIPS, systems(calls, stamp="two")[1], tmp_path)
     assert calls == 2 * list(range(6))
 
 
 def test_samples_beyond_full_scale_are_counted(tmp_path):
-    loud = protocol.System("loud", "loud", "folder", lambda clips, rows: [3.0 * clip.audio for clip in clips], "")
-    assert protocol.decode_all(CLIPS, loud, tmp_path) == 6
-    assert np.abs(protocol.read_decoded(tmp_path, "loud", CLIPS, 0)).max() <= 1.0
+    loud = decoded.System("loud", "loud", "folder", lambda clips, rows: [3.0 * clip.audio for clip in clips], "")
+    assert decoded.decode_all(CLIPS, loud, tmp_path) == 6
+    assert np.abs(decoded.read_decoded(tmp_path, "loud", CLIPS, 0)).max() <= 1.0
 
 
 def test_outputs_that_are_not_finite_are_refused(tmp_path):
-    broken = protocol.System("x", "broken", "folder", lambda c, r: [np.full(5, np.nan) for _ in c], "")
+    broken = decoded.System("x", "broken", "folder", lambda c, r: [np.full(5, np.nan) for _ in c], "")
     with pytest.raises(ValueError, match="broken gave samples that are not finite for clip 'clip/0'"):
-        protocol.decode_all(CLIPS, broken, tmp_path)
+        decoded.decode_all(CLIPS, broken, tmp_path)
 
 
 def test_a_system_that_is_silent_scores_at_the_bottom(tmp_path):
-    silent = protocol.System("silent", "silent", "folder", lambda clips, rows: [np.zeros(9) for _ in clips], "")
+    silent = decoded.System("silent", "silent", "folder", lambda clips, rows: [np.zeros(9) for _ in clips], "")
     figures = protocol.evaluate(CLIPS, [protocol.source_system(), silent], tmp_path)["figures"]["silent"]
     assert figures["si_sdr"]["mean"] == -80.0 and figures["recall_mel_shape"]["mean"] == 0.0
 
@@ -160,7 +162,7 @@ def test_a_system_that_is_silent_scores_at_the_bottom(tmp_path):
 @pytest.mark.parametrize(("clips", "message"), [
     (CLIPS[:1], "at least 2 clips"),
     ([CLIPS[0], CLIPS[0]], "two clips are called"),
-    ([CLIPS[0], protocol.Clip("x", np.array([np.nan]))], "finite"),
+    ([CLIPS[0], decoded.Clip("x", np.array([np.nan]))], "finite"),
 ])
 def test_sets_on_which_nothing_can_be_measured_are_refused(clips, message, tmp_path):
     with pytest.raises(ValueError, match=message):
@@ -168,8 +170,8 @@ def test_sets_on_which_nothing_can_be_measured_are_refused(clips, message, tmp_p
 
 
 def test_cut_takes_the_first_seconds_and_drops_trailing_zeros():
-    assert protocol.cut(np.array([1.0, 0.0, 2.0, 0.0, 0.0])).tolist() == [1.0, 0.0, 2.0]
-    assert protocol.cut(np.ones(300_000)).size == 240_000 and protocol.cut(np.zeros(50)).size == 1
+    assert decoded.cut(np.array([1.0, 0.0, 2.0, 0.0, 0.0])).tolist() == [1.0, 0.0, 2.0]
+    assert decoded.cut(np.ones(300_000)).size == 240_000 and decoded.cut(np.zeros(50)).size == 1
 
 
 class Page(html.parser.HTMLParser):
@@ -236,6 +238,7 @@ def test_captions_are_escaped(page):
 def test_page_shows_operating_points_gain_curves_and_chance(page):
     text = page[0]
     assert "20 kbps" in text and "× 2 codebooks × 10 bits" in text and "38× smaller" in text
+    assert "Denoising loss, paired" in text and ">unclear<" in text
     assert "What the code carries" in text and "loss of quantizer over training steps" in text
     assert "0.250" in text and 'class="best"' in text and "prefers-color-scheme: dark" in text
 
@@ -258,8 +261,8 @@ def test_loss_names_put_validated_losses_first_and_leave_rates_out():
     both = {"loss": 1.0, "learning_rate": 0.1, "mel": 2.0}
     events = [{"step": step, "split": split, **both} for step in (1, 2) for split in ("train", "val")]
     events += [{"step": s, "split": "train", "feature_matching": 1.0, "flag": True, "gone": None} for s in (1, 2)]
-    curves = report.curves_by_name(events)
-    assert report.loss_names(curves) == ["loss", "mel", "feature_matching"]
+    curves = curve_pictures.curves_by_name(events)
+    assert curve_pictures.loss_names(curves) == ["loss", "mel", "feature_matching"]
 
 
 def test_report_says_what_is_missing(tmp_path, evaluated):

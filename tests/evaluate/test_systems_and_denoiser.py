@@ -14,7 +14,7 @@ from spresso_jax.checkpoints.weights import ModelFolderError, Network, load_fact
 from spresso_jax.cli import evaluate as commands
 from spresso_jax.codec.codec import Codec
 from spresso_jax.evaluate import denoiser, systems
-from spresso_jax.evaluate.protocol import Clip
+from spresso_jax.evaluate.decoded import Clip
 
 RNG = np.random.default_rng(0)
 CLIPS = [
