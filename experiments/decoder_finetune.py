@@ -26,7 +26,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
             optimizer=blocks.adamw(1e-4, ramp_steps=500, b2=0.99, weight_decay=0.01),
             ema_lengths=(0.05, 0.10), chosen_ema=0.10,
             data=blocks.data(32),
-            loop=blocks.loop(200_000, save_every=5000, validate_every=5000, log_every=100),
+            loop=blocks.loop(200_000, save_every=5000, validate_every=5000, preview_every=20_000, log_every=100),
             mesh=blocks.mesh(),
         )
     )  # fmt: skip
@@ -34,11 +34,11 @@ def get_config(preset: str | None = None) -> ConfigDict:
         config.diffusion.padding_weight = 0.1
         config.optimizer.update(dict(learning_rate=3e-4, schedule="cosine", ramp_steps=50, final_factor=0.05))
         config.data.update(dict(validation_clips=160))
-        config.loop.update(dict(steps=1000, validate_every=250, save_every=250, log_every=50))
+        config.loop.update(dict(steps=1000, validate_every=250, save_every=250, preview_every=1000, log_every=50))
     if size == "tiny":
         config.codebooks = 4
         config.crops = 1
         config.optimizer.ramp_steps = 5
         config.data.update(dict(batch_size=8, validation_clips=16))
-        config.loop.update(dict(steps=20, validate_every=20, save_every=20, log_every=5))
+        config.loop.update(dict(steps=20, validate_every=20, save_every=20, preview_every=0, log_every=5))
     return config

@@ -17,7 +17,7 @@ from spresso_jax.diffusion_autoencoder.model import DiffusionAutoencoder, mix_qu
 from spresso_jax.dit.model import DiT
 from spresso_jax.quantizer.qinco import Qinco
 from spresso_jax.shapes import CLIP_FRAMES, EMBEDDING_CHANNELS, pooled_length
-from spresso_jax.stages import denoising
+from spresso_jax.stages import denoising, listening
 from spresso_jax.stages.diffusion_ae import ADAPTERS
 from spresso_jax.train.optimizers import adamw_from
 from spresso_jax.train.stage import Batch, Finished, Metrics, Player, Stage, Tree
@@ -62,6 +62,12 @@ def build(config: Any, upstream: Any) -> Stage:
         }
         return denoising.validation_losses(conditions, key, batch, config.diffusion)
 
+    def preview(networks: Tree, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+        def condition(rows: Batch) -> denoising.Network:
+            return model.conditioned_network(networks, embeddings(networks, rows)[1])
+
+        return listener.preview(networks, condition, batch, key)
+
     def finish(networks: Tree, draw: Callable[[], Iterator[dict]]) -> Finished:
         facts = {"finetuned": {"codebooks": codebooks, "keep_continuous": float(config.keep_continuous)}}
         return Finished({name: (configs[name], networks[name]) for name in TRAINED}, facts)
@@ -69,6 +75,7 @@ def build(config: Any, upstream: Any) -> Stage:
     owned = rf"^projector/|{ADAPTERS}"
     if config.train_third_stream:
         owned += r"|^dit/.*(/|_)down|^dit/down"
+    listener = listening.Listener.of_model(upstream)
     frames = pooled_length(CLIP_FRAMES, model.downsample)
     clap = upstream.networks["clap"].config
     size = config.data.batch_size
@@ -82,9 +89,13 @@ def build(config: Any, upstream: Any) -> Stage:
         init=init,
         players=(Player("decoder", owned, loss, adamw_from(config.optimizer, config.loop.steps)),),
         batch_spec=spec,
-        upstream={name: upstream.networks[name].params for name in (*TRAINED, "quantizer")},
+        upstream={
+            **{name: upstream.networks[name].params for name in (*TRAINED, "quantizer")},
+            listening.NETWORK: listener.params,
+        },
         ema=denoising.power_averages(tuple(config.ema_lengths)),
         chosen_ema=f"{config.chosen_ema:g}",
         validate=validate,
+        preview=preview,
         finish=finish,
     )

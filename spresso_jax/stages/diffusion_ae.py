@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spresso_jax.audio_ae.autoencoder import AudioAutoencoder
 from spresso_jax.audio_ae.statistics import LatentStatistics, standardise
 from spresso_jax.configuration import to_plain
 from spresso_jax.diffusion.guidance import drop_text
@@ -20,7 +19,7 @@ from spresso_jax.diffusion_autoencoder.encoder import LatentEncoder, Projector
 from spresso_jax.diffusion_autoencoder.model import DiffusionAutoencoder
 from spresso_jax.dit.model import DiT, init_down_from_audio
 from spresso_jax.shapes import CLIP_FRAMES, CLIP_SAMPLES, EMBEDDING_CHANNELS, pooled_length
-from spresso_jax.stages import denoising
+from spresso_jax.stages import denoising, listening
 from spresso_jax.train.optimizers import adamw_from
 from spresso_jax.train.stage import Batch, Finished, Metrics, Player, Stage, Tree
 
@@ -68,15 +67,22 @@ def build(config: Any, upstream: Any) -> Stage:
         }
         return denoising.validation_losses(conditions, key, batch, config.diffusion)
 
+    def preview(networks: Tree, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+        def condition(rows: Batch) -> denoising.Network:
+            return model.conditioned_network(networks, model.encode(networks, rows["latent"]))
+
+        return listener.preview(networks, condition, batch, key)
+
     def finish(networks: Tree, draw: Callable[[], Iterator[dict]]) -> Finished:
         facts = {
             "operating_point": operating_point(config),
             "embedding_statistics": _embedding_statistics(model, networks, draw, config.statistics_batches),
-            "silence_embedding": _silence_embedding(model, networks, upstream),
+            "silence_embedding": _silence_embedding(model, networks, listener),
             "diffusion": to_plain(config.diffusion),
         }
         return Finished({name: (fields[name], networks[name]) for name in NETWORKS}, facts)
 
+    listener = listening.Listener.of_model(upstream)
     clap = upstream.networks["clap"].config
     return Stage(
         name="diffusion_ae",
@@ -87,12 +93,13 @@ def build(config: Any, upstream: Any) -> Stage:
         batch_spec=denoising.batch_spec(
             config.data.batch_size, model.dit.text_tokens, model.dit.text_width, clap["channels"]
         ),
-        upstream=inherited,
+        upstream={**inherited, listening.NETWORK: listener.params},
         start=start,
         ema=denoising.power_averages(tuple(config.ema_lengths)),
         # g_psi's average is fixed here, before any quantizer sees its embeddings (decision 17).
         chosen_ema=f"{config.chosen_ema:g}",
         validate=validate,
+        preview=preview,
         finish=finish,
     )
 
@@ -125,10 +132,9 @@ def _embedding_statistics(model: DiffusionAutoencoder, networks: Tree, draw: Cal
     return {name: facts[name] for name in ("mean", "std", "frames")}
 
 
-def _silence_embedding(model: DiffusionAutoencoder, networks: Tree, upstream: Any) -> list[list[float]]:
+def _silence_embedding(model: DiffusionAutoencoder, networks: Tree, listener: listening.Listener) -> list[list[float]]:
     """z of five seconds of silence: what stands for the windows after the end of a sound, which are never sent."""
-    network, facts = upstream.networks["audio_ae"], upstream.facts["latent_statistics"]
-    autoencoder = AudioAutoencoder(**network.config)
-    latent = autoencoder.apply({"params": network.params}, jnp.zeros((1, CLIP_SAMPLES, 1)), method="encode")
-    x0 = standardise(latent, np.asarray(facts["mean"]), np.asarray(facts["std"]), facts["sigma_data"])
+    silence = jnp.zeros((1, CLIP_SAMPLES, 1))
+    latent = listener.autoencoder.apply({"params": listener.params}, silence, method="encode")
+    x0 = standardise(latent, listener.mean, listener.std, listener.sigma_data)
     return np.asarray(model.encode(networks, x0), np.float64)[0].tolist()

@@ -15,7 +15,7 @@ from spresso_jax.configuration import to_plain
 from spresso_jax.diffusion.guidance import drop_text
 from spresso_jax.dit.model import DiT
 from spresso_jax.shapes import CLIP_FRAMES, LATENT_CHANNELS
-from spresso_jax.stages import denoising
+from spresso_jax.stages import denoising, listening
 from spresso_jax.train.optimizers import adamw_from
 from spresso_jax.train.stage import Batch, Finished, Metrics, Player, Stage, Tree
 
@@ -59,18 +59,23 @@ def build(config: Any, upstream: Any) -> Stage:
         conditions = {"own": network(networks, text), "other_caption": network(networks, other)}
         return denoising.validation_losses(conditions, key, batch, config.diffusion)
 
+    def preview(networks: Tree, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+        return listener.preview(networks, lambda rows: network(networks, denoising.caption(rows)), batch, key)
+
     def finish(networks: Tree, draw: Callable[[], Iterator[dict]]) -> Finished:
         return Finished({NETWORK: (fields, networks[NETWORK])}, {"diffusion": to_plain(config.diffusion)})
 
+    listener = listening.Listener.of_model(upstream)
     inherited = {} if NETWORK not in upstream.networks else {NETWORK: upstream.networks[NETWORK].params}
     return Stage(
         name="text_to_audio",
         init=init,
         players=(Player("dit", rf"^{NETWORK}/", loss, adamw_from(config.optimizer, config.loop.steps)),),
         batch_spec=denoising.batch_spec(config.data.batch_size, dit.text_tokens, dit.text_width, clap["channels"]),
-        upstream=inherited,
+        upstream={**inherited, listening.NETWORK: listener.params},
         ema=denoising.power_averages(tuple(config.ema_lengths)),
         chosen_ema=f"{config.chosen_ema:g}",
         validate=validate,
+        preview=preview,
         finish=finish,
     )

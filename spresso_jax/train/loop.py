@@ -152,7 +152,7 @@ def run(stage: Stage, config: LoopConfig, io: RunIO, mesh: jax.sharding.Mesh, re
                 if not leaving and step > start and (_due(step, config.validate_every) or last):
                     evaluate.validate(state, frozen, step)
                     window = (time.monotonic(), step)
-                if not leaving and io.write_preview and (_due(step, config.preview_every) and step > start or last):
+                if not leaving and config.preview_every and step > start and (_due(step, config.preview_every) or last):
                     evaluate.preview(state, frozen, step)
                     window = (time.monotonic(), step)
                 if last or leaving or (_due(step, config.save_every) and step > start):
@@ -248,7 +248,7 @@ class _Evaluator:
 
     def preview(self, state: TrainState, frozen: Tree, step: int) -> None:
         """Runs the stage's preview on the first validation batch and hands the arrays on."""
-        if self._preview is None or not self.io.validation:
+        if self._preview is None or self.io.write_preview is None or not self.io.validation:
             return
         fresh = next(iter(self.io.validation.values()))
         rows = next(iter(fresh()), None)
