@@ -22,7 +22,12 @@ SMALL = Discriminator(1 / 32, periods=(2, 3), fft_sizes=(128,))
 @pytest.fixture(scope="module")
 def pair():
     real, fake = 0.1 * jax.random.normal(jax.random.key(0), (2, 2, 1500, 1))
-    return SMALL.init(jax.random.key(1), real)["params"], real, fake
+    return jax.jit(SMALL.init)(jax.random.key(1), real)["params"], real, fake
+
+
+@jax.jit
+def maps_of(params, audio):
+    return SMALL.apply({"params": params}, audio)
 
 
 @pytest.mark.parametrize(("size", "stride", "fold"), [(9, 2, 4), (9, 2, 8), (9, 1, 8), (3, 1, 8), (3, 1, 1), (9, 2, 6)])
@@ -55,23 +60,23 @@ def test_full_width_has_the_published_number_of_parameters_and_maps():
 
 def test_a_batch_of_both_gives_the_maps_of_each(pair):
     params, real, fake = pair
-    both = SMALL.apply({"params": params}, jnp.concatenate([real, fake]))
+    both = maps_of(params, jnp.concatenate([real, fake]))
     for half, audio in zip(split_maps(both), (real, fake), strict=True):
-        alone = SMALL.apply({"params": params}, audio)
+        alone = maps_of(params, audio)
         for a, b in zip(jax.tree.leaves(half), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_discriminators_are_blind_to_level_and_offset(pair):
     params, real, _ = pair
-    maps = SMALL.apply({"params": params}, real)
-    moved = SMALL.apply({"params": params}, 0.3 * real + 0.2)
+    maps = maps_of(params, real)
+    moved = maps_of(params, 0.3 * real + 0.2)
     np.testing.assert_allclose(maps[0][-1], moved[0][-1], atol=1e-4)
 
 
 def test_silence_gives_finite_maps_and_gradients(pair):
     params, real, _ = pair
-    loss = lambda x: adversarial_loss(SMALL.apply({"params": params}, x))  # noqa: E731
+    loss = lambda x: adversarial_loss(maps_of(params, x))  # noqa: E731
     assert np.isfinite(jax.grad(loss)(jnp.zeros_like(real))).all()
     assert np.abs(level_audio(jnp.zeros((1, 10)))).max() == 0.0
 
@@ -85,7 +90,7 @@ def test_weight_normalised_layers_start_like_torch(pair):
 
 def test_losses_of_ideal_scores_are_known(pair):
     params, real, _ = pair
-    maps = SMALL.apply({"params": params}, real)
+    maps = maps_of(params, real)
     ones = [[*sub[:-1], jnp.ones_like(sub[-1])] for sub in maps]
     zeros = [[*sub[:-1], jnp.zeros_like(sub[-1])] for sub in maps]
     assert float(discriminator_loss(ones, zeros)) == 0.0
@@ -96,8 +101,8 @@ def test_losses_of_ideal_scores_are_known(pair):
 
 def test_real_maps_get_no_gradient_from_feature_matching(pair):
     params, real, fake = pair
-    maps = SMALL.apply({"params": params}, fake)
-    loss = lambda x: feature_matching_loss(SMALL.apply({"params": params}, x), maps)  # noqa: E731
+    maps = maps_of(params, fake)
+    loss = lambda x: feature_matching_loss(maps_of(params, x), maps)  # noqa: E731
     assert np.abs(jax.grad(loss)(real)).max() == 0.0
 
 

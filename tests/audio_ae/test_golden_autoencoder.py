@@ -119,17 +119,17 @@ def test_the_encoder_equals_its_mirror_of_vocos(path, capsys):
         exponent = float(key.rsplit("p", 1)[1])
         close(spectrum_features(spectrum, "compressed", exponent).transpose(0, 2, 1), data[key])
     features = data["feat/logmag_cos_sin"].transpose(0, 2, 1)
-    hidden = ConvNeXtBackbone(dim, intermediate, layers).apply({"params": backbone_tree(data)}, features)
+    hidden = jax.jit(ConvNeXtBackbone(dim, intermediate, layers).apply)({"params": backbone_tree(data)}, features)
     close(hidden, data["out/backbone"])
     close(hidden @ data["sd/proj.weight"].T + data["sd/proj.bias"], data["out/latent"])
     module = AudioAutoencoder(dim, intermediate, layers, layers, latent_channels=latent)
-    tree = module.init(jax.random.key(0), audio[..., None])["params"]
+    tree = jax.jit(module.init)(jax.random.key(0), audio[..., None])["params"]
     tree = {
         **tree,
         "encoder_backbone": backbone_tree(data),
         "projection": {"kernel": data["sd/proj.weight"].T[None], "bias": data["sd/proj.bias"]},
     }
-    whole = module.apply({"params": tree}, audio[..., None], method="encode")
+    whole = jax.jit(lambda p, x: module.apply({"params": p}, x, method="encode"))(tree, audio[..., None])
     # phases of near-silent bins are ill-conditioned, so the path from audio is held more loosely
     close(whole, data["out/latent"], 5e-3)
     with capsys.disabled():
