@@ -48,7 +48,7 @@ def test_composition_trains_every_part_and_samples():
         )
         return out.loss
 
-    stirred = jax.tree.map(lambda v: v + 0.05, params)
+    stirred = jax.tree.map(lambda v: v + np.float32(0.05), params)
     value, gradient = jax.jit(jax.value_and_grad(loss))(stirred)
     assert np.isfinite(value)
     for name in ("latent_encoder", "projector", "dit"):
