@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/spresso demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
