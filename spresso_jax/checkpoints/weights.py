@@ -138,6 +138,9 @@ def save_model(
         umask = os.umask(0)
         os.umask(umask)
         workplace.chmod(0o777 & ~umask)
+        # Written for their owner alone, by the temporary folder and by safetensors; a model is there to be shared.
+        for path in workplace.iterdir():
+            path.chmod(0o666 & ~umask)
         _swap(workplace, folder)
     except BaseException:
         shutil.rmtree(workplace, ignore_errors=True)

@@ -137,4 +137,5 @@ def _silence_embedding(model: DiffusionAutoencoder, networks: Tree, listener: li
     silence = jnp.zeros((1, CLIP_SAMPLES, 1))
     latent = listener.autoencoder.apply({"params": listener.params}, silence, method="encode")
     x0 = standardise(latent, listener.mean, listener.std, listener.sigma_data)
-    return np.asarray(model.encode(networks, x0), np.float64)[0].tolist()
+    # Four decimals are finer than float16 weights resolve, and a fifth of the text.
+    return np.round(np.asarray(model.encode(networks, x0), np.float64)[0], 4).tolist()
