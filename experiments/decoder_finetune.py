@@ -32,6 +32,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
     )  # fmt: skip
     if size != "paper":
         config.diffusion.padding_weight = 0.1
+        config.diffusion.p_mean = 1.2  # as in the small presets of diffusion_ae
         config.optimizer.update(dict(learning_rate=3e-4, schedule="cosine", ramp_steps=50, final_factor=0.05))
         config.data.update(dict(validation_clips=160))
         config.loop.update(dict(steps=1000, validate_every=250, save_every=250, preview_every=1000, log_every=50))

@@ -19,7 +19,9 @@ def get_config(preset: str | None = None) -> ConfigDict:
             stage="diffusion_ae",
             seed=0,
             rate=rates.rate_of(rate or "11hz"),
-            encoder=dict(width=1024, heads=8, mlp_ratio=4.0, patch=1, magnitude_input=False, remat=False, dtype="float32"),  # decision 13
+            encoder=dict(  # decision 13
+                width=1024, heads=8, mlp_ratio=4.0, patch=1, magnitude_input=False, remat=False, dtype="float32",
+            ),
             third_stream=dict(isolated=False),  # decision 11
             lora=dict(lora_rank=32, lora_alpha=32.0),  # decision 14
             text_dropout=0.8,  # S-PRESSO 4.2.2
@@ -39,6 +41,8 @@ def get_config(preset: str | None = None) -> ConfigDict:
         config.rate.train_codebooks = config.rate.decode_codebooks[0]
         config.lora.update(dict(lora_rank=16, lora_alpha=16.0))
         config.diffusion.padding_weight = 0.1
+        # What z can tell lies at high noise, where a small model has to look first (docs/results/first-chain.md).
+        config.diffusion.p_mean = 1.2
         config.optimizer.update(dict(learning_rate=1e-3, schedule="cosine", ramp_steps=100, final_factor=0.05))
         config.data.update(dict(validation_clips=160))
         config.loop.update(dict(steps=3000, validate_every=500, save_every=250, preview_every=1000, log_every=50))

@@ -48,7 +48,12 @@ def get_config(preset: str | None = None) -> ConfigDict:
     if size != "paper":
         # Five frames a token make 100 tokens of a clip; two cores then see thousands of steps instead of hundreds. A token
         # then has 640 channels, more than the width carries: they reach the output through a predicted gain.
-        config.model.update(dict(width=192, heads=4, joint_blocks=2, audio_blocks=2, patch=5, noise_features=64, input_gain=True, magnitude_input=True))
+        config.model.update(
+            dict(
+                width=192, heads=4, joint_blocks=2, audio_blocks=2, patch=5, input_gain=True, magnitude_input=True,
+                noise_features=64,
+            )
+        )  # fmt: skip
         config.diffusion.padding_weight = 0.1
         config.optimizer.update(dict(learning_rate=1e-3, schedule="cosine", ramp_steps=200, final_factor=0.05))
         config.data.update(dict(validation_clips=160))
