@@ -164,17 +164,12 @@ def _load(model: str):
 
 
 def _read_sound(path: Path):
-    """All channels at 48 kHz, and what the file was; silence and clipping are told but not refused."""
-    import numpy as np
+    """All channels at 48 kHz, and what the file was; silent and too short files are refused, clipping is told."""
+    from data_pipeline.audio_files import read_clip
 
-    from data_pipeline.audio_files import check_clip, read_audio
-
-    audio, facts = read_audio(path, channels="keep")
-    audio = audio if len(audio) else np.zeros((1, facts.channels), np.float32)
-    findings = check_clip(audio, min_active=0.0)
-    for remark in [findings.reject, *findings.flags]:
-        if remark:
-            typer.echo(f"note: {path}: {remark.split(':')[0]}", err=True)
+    audio, facts, findings = read_clip(path, channels="keep")
+    for flag in findings.flags:
+        typer.echo(f"note: {path}: {flag}", err=True)
     return audio, facts
 
 

@@ -223,7 +223,13 @@ def test_info_loads_neither_jax_nor_weights(model):
     assert done.stdout.strip().endswith("False"), done.stdout + done.stderr
 
 
-def test_silence_is_encoded_with_a_note(program, model, tmp_path):
-    soundfile.write(tmp_path / "quiet.wav", np.zeros(4_800), 48_000)
-    result = program("encode", tmp_path / "quiet.wav", "--model", model)
-    assert result.exit_code == 0 and "note:" in result.stderr and "silent" in result.stderr
+@pytest.mark.parametrize(
+    ("samples", "reason"),
+    [(np.zeros(4_800), "silent"), (np.full(4_800, 2e-5), "silent"), (np.ones(1) * 0.5, "too short")],
+    ids=["zeros", "noise floor", "one sample"],
+)
+def test_silent_and_too_short_files_are_refused_in_one_sentence(program, model, tmp_path, samples, reason):
+    soundfile.write(tmp_path / "bad.wav", samples, 48_000, subtype="PCM_24")
+    result = program("encode", tmp_path / "bad.wav", "--model", model)
+    assert result.exit_code == 2 and reason in result.stderr and result.stderr.strip().count("\n") == 0
+    assert not (tmp_path / "bad.spresso").exists()
