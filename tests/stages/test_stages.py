@@ -106,7 +106,7 @@ def test_the_quantizer_keeps_its_data_statistics_out_of_training(model):
 
 def test_the_third_stream_starts_as_a_copy_of_the_audio_stream(model):
     stage = built("diffusion_ae", model)
-    networks = inherit(stage, stage.init(jax.random.key(0)))
+    networks = inherit(stage, jax.jit(stage.init)(jax.random.key(0)))
     flat = flatten(stage.start(networks, lambda: iter(())))
     copied = [path for path in flat if "/down/" in path and path.endswith("kernel")]
     assert copied
@@ -117,7 +117,7 @@ def test_the_third_stream_starts_as_a_copy_of_the_audio_stream(model):
 @pytest.mark.parametrize("name", ["text_to_audio", "decoder_finetune"])
 def test_a_step_changes_every_trained_network_and_validation_reports_gains(name, model):
     stage = built(name, model)
-    networks = inherit(stage, stage.init(jax.random.key(0)))
+    networks = inherit(stage, jax.jit(stage.init)(jax.random.key(0)))
     state, frozen = create(stage, networks, jax.random.key(1))
     batch = made_up_batch(stage)
     after, metrics = jax.jit(make_update(stage))(state, frozen, batch)
@@ -128,7 +128,7 @@ def test_a_step_changes_every_trained_network_and_validation_reports_gains(name,
     assert any(moved)
     sounds = jax.eval_shape(stage.preview, networks, batch, jax.random.key(3))
     assert {"source_0", "decoded_0"} <= set(sounds) and sounds["decoded_0"].shape == (240_000,)
-    report = stage.validate(networks, batch, jax.random.key(2))
+    report = jax.jit(stage.validate)(networks, batch, jax.random.key(2))
     assert any(key.endswith("_gain") for key in report) and "raw_bin_0.5" in report
 
 
