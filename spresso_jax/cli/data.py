@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from spresso_jax.cli.errors import user_errors
+
 data_app = typer.Typer(help="Prepare, check and synthesise training data.", no_args_is_help=True)
 
 _Workers = Annotated[int, typer.Option(min=1, help="Processes that decode and resample.")]
@@ -36,7 +38,7 @@ def prepare(
     workers: _Workers = 1,
 ) -> None:
     """Turns folders of sound files into shards of 48 kHz clips; running it again makes only what changed."""
-    with _user_errors():
+    with user_errors():
         from data_pipeline import ingest
 
         settings = ingest.Settings(codec=codec, min_bandwidth=min_bandwidth)
@@ -58,7 +60,7 @@ def synth(
     workers: _Workers = 1,
 ) -> None:
     """Makes procedural sound effects with captions, as shards (or as files), without any download."""
-    with _user_errors():
+    with user_errors():
         from data_pipeline import ingest
 
         with _progress("synthesising") as progress:
@@ -82,7 +84,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Reads shards and says what is in them: counts, durations, bandwidth, levels, captions."""
-    with _user_errors():
+    with user_errors():
         from data_pipeline import inspection
 
         with _progress("reading", quiet=as_json) as progress:
@@ -149,19 +151,3 @@ def _progress(title: str, quiet: bool = False) -> Iterator:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextlib.contextmanager
-def _user_errors() -> Iterator[None]:
-    """What the user can put right: one sentence on standard error, exit code 2."""
-    from data_pipeline.audio_files import AudioFileError
-    from data_pipeline.catalogues import CatalogueError
-    from data_pipeline.ingest import IngestError
-    from data_pipeline.manifest import ManifestError
-    from data_pipeline.records import ShardError
-
-    try:
-        yield
-    except (AudioFileError, CatalogueError, IngestError, ManifestError, ShardError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
