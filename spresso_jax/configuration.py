@@ -91,7 +91,9 @@ def apply_overrides(config: Any, overrides: Iterable[str]) -> Any:
         try:
             parsed = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            parsed = value
+            # "true" and "false" as JSON and shells spell them
+            truth = {"true": True, "false": False} if isinstance(known[key], bool) else {}
+            parsed = truth.get(value.strip().lower(), value)
         try:
             config.update_from_flattened_dict({key: parsed})
         except (TypeError, ValueError) as error:

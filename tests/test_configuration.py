@@ -37,6 +37,8 @@ def test_a_wrong_override_fails_with_a_suggestion(override, message):
 
 def test_overrides_are_typed_and_the_config_stays_locked():
     config = load_config("audio_ae:tiny", ["loop.steps=7", "optimizer.learning_rate=1", "data.weights=(1.0,2.0)"])
+    for spelling in ("true", "True"):
+        assert load_config("audio_ae:tiny", [f"model.remat={spelling}"]).model.remat is True
     assert config.loop.steps == 7 and config.optimizer.learning_rate == 1.0 and tuple(config.data.weights) == (1.0, 2.0)
     with pytest.raises(AttributeError):
         config.new_key = 1

@@ -30,6 +30,7 @@ from spresso_jax.shapes import HOP, LATENT_CHANNELS, N_FFT
 
 LOG_FLOOR = 1e-5
 LARGEST_LOG_MAGNITUDE = math.log(100.0)
+KEPT_BAND_GAIN = 0.03
 CHOICES = {
     "encoder_input": ("log_phase", "compressed", "complex"),
     "padding": ("same", "center"),
@@ -97,6 +98,11 @@ def spectrum_of_head(output: Array, kind: str, gain: Array | None = None) -> Arr
     return lax.complex(magnitude * jnp.cos(second), magnitude * jnp.sin(second))
 
 
+def _level(frames: Array) -> Array:
+    """Root mean square over channels: `[B, T, C]` -> `[B, T, 1]`; its gradient is finite in silence."""
+    return jnp.sqrt(jnp.mean(jnp.square(frames), axis=-1, keepdims=True) + 1e-12)
+
+
 class AudioAutoencoder(nn.Module):
     """Audio `[B, S, 1]` -> latent `[B, T, C]` -> audio; T = S / 480 ('same') for whole hops.
 
@@ -117,6 +123,9 @@ class AudioAutoencoder(nn.Module):
         zero: before training the network equals that codec exactly. Needs head 'complex'.
       linear_start_path: 'frozen', or 'trained' (its two matrices become parameters).
       compand_exponent: of the linear codec's latents.
+      relative_networks: beside a linear start, what the two networks add to a frame is scaled by the level of that frame
+        (rms of its latents in the encoder, of its linear coefficients in the decoder). The backbones normalise every
+        frame, so without it they would have to learn a product to stay quiet in quiet frames.
       remat: recompute blocks in the backward pass.
       dtype: of the backbones' products, "float32" or "bfloat16"; spectra are always float32.
     """
@@ -136,6 +145,7 @@ class AudioAutoencoder(nn.Module):
     linear_start: bool = False
     linear_start_path: str = "frozen"
     compand_exponent: float = COMPAND_EXPONENT
+    relative_networks: bool = False
     remat: bool = False
     dtype: str = "float32"
 
@@ -147,6 +157,8 @@ class AudioAutoencoder(nn.Module):
             raise ValueError(f"linear_start needs head 'complex' (zero outputs must be silence), got {self.head!r}")
         if self.linear_start and self.bottleneck in ("tanh", "layernorm"):
             raise ValueError(f"linear_start cannot pass the bottleneck {self.bottleneck!r}: use none, noise or kl")
+        if self.relative_networks and not self.linear_start:
+            raise ValueError("relative_networks needs linear_start: the level of a frame is that of the linear codec")
         self.encoder_backbone = ConvNeXtBackbone(
             self.dim, self.intermediate, self.encoder_blocks, self.dtype, self.remat
         )
@@ -161,12 +173,20 @@ class AudioAutoencoder(nn.Module):
         bins = N_FFT // 2 + 1
         self.head_out = self._last_layer((3 if self.head == "circle" else 2) * bins, 1)
         if self.head == "complex":
-            self.head_gain = self.param("head_gain", nn.initializers.ones, (bins,), jnp.float32)
+            self.head_gain = self.param("head_gain", self._first_gain, (bins,), jnp.float32)
         if self.linear_start and self.linear_start_path == "trained":
             shape = (N_FFT, self.latent_channels)
             start = lambda key, shape: jnp.asarray(mdct_basis(shape[1]))  # noqa: E731
             self.analysis = self.param("linear_analysis", start, shape)
             self.synthesis = self.param("linear_synthesis", start, shape)
+
+    def _first_gain(self, key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+        """Ones; beside relative networks, small below the highest frequency that the linear path keeps.
+
+        What the head adds there is at first nothing but the noise of its own training, on bins that are right already.
+        """
+        kept = self.latent_channels if self.relative_networks else 0
+        return jnp.where(jnp.arange(shape[0]) < kept, KEPT_BAND_GAIN, 1.0).astype(dtype)
 
     def _last_layer(self, features: int, kernel: int) -> nn.Conv:
         zeros = nn.initializers.zeros
@@ -205,7 +225,8 @@ class AudioAutoencoder(nn.Module):
         if self.linear_start:
             frames = mdct_frames(audio[..., 0], self.padding)
             coefficients = jnp.matmul(frames, self._matrices()[0], precision="highest")
-            latent = latent + compand(coefficients, self.compand_exponent)
+            linear = compand(coefficients, self.compand_exponent)
+            latent = linear + (KEPT_BAND_GAIN * _level(linear) * latent if self.relative_networks else latent)
         if self.bottleneck == "tanh":
             latent = jnp.tanh(latent)
         elif self.bottleneck == "layernorm":
@@ -226,11 +247,14 @@ class AudioAutoencoder(nn.Module):
     def decode(self, latent: Array) -> Array:
         """Latent `[B, T, C]` -> float32 audio `[B, T * 480, 1]` ((T - 1) * 480 with 'center' padding)."""
         output = self.head_out(self.decoder_backbone(latent).astype(jnp.float32))
+        if self.linear_start:
+            coefficients = expand(latent.astype(jnp.float32), self.compand_exponent)
+            if self.relative_networks:
+                output = output * _level(coefficients)
         gain = self.head_gain if self.head == "complex" else None
         frames = inverse_real_fft(spectrum_of_head(output, self.head, gain), N_FFT)
         audio = synthesise_frames(frames, HOP, padding=self.padding)
         if self.linear_start:
-            coefficients = expand(latent.astype(jnp.float32), self.compand_exponent)
             linear = jnp.matmul(coefficients, self._matrices()[1].T, precision="highest")
             audio = audio + mdct_synthesis(linear, self.padding)
         return audio[..., None]

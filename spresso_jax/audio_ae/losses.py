@@ -101,13 +101,13 @@ def split_maps(maps: Maps) -> tuple[Maps, Maps]:
     return [[h[0] for h in sub] for sub in halves], [[h[1] for h in sub] for sub in halves]
 
 
-def relative_waveform_error(fake: Array, real: Array, floor: float = 1e-4) -> Array:
-    """Mean over clips of |fake - real| relative to |real| as root-mean-square values: `[B, S, 1]` -> scalar.
+def waveform_error_db(fake: Array, real: Array, floor: float = 1e-4) -> Array:
+    """Mean over clips of the error's energy relative to the clip's, in dB: `[B, S, 1]` -> scalar in [-80, ...).
 
-    0 is perfect, 1 is silence; a clip at level x dB of SI-SDR scores about 10^(-x / 20). Not among DAC's losses:
-    presets with the linear start use it so that waveform fidelity is not traded away. `floor` (rms) keeps silent
-    clips harmless.
+    0 is silence, -80 (where it stops) a perfect copy; a clip at x dB of SNR scores -x. Not among DAC's losses: presets with
+    the linear start use it so that waveform fidelity is not traded away, least of all on clips that the linear codec keeps
+    almost whole, which a relative error that is linear in amplitude hardly weighs. `floor` (rms) keeps silent clips harmless.
     """
     error = jnp.square(fake.astype(jnp.float32) - real.astype(jnp.float32)).mean(axis=(1, 2))
     level = jnp.square(real.astype(jnp.float32)).mean(axis=(1, 2)) + floor**2
-    return jnp.sqrt(error / level + 1e-8).mean()
+    return 10.0 * jnp.log10(error / level + 1e-8).mean()

@@ -20,8 +20,8 @@ from spresso_jax.audio_ae.losses import (
     feature_matching_loss,
     multi_scale_log_mel,
     multi_scale_mel_loss,
-    relative_waveform_error,
     split_maps,
+    waveform_error_db,
 )
 from spresso_jax.audio_ae.statistics import LatentStatistics
 from spresso_jax.configuration import to_plain
@@ -70,7 +70,7 @@ def build(config: Any, upstream: Any = None) -> Stage:
             "mel": multi_scale_mel_loss(fake, real_log_mel=multi_scale_log_mel(real)),
             "feature_matching": feature_matching_loss(real_maps, fake_maps),
             "adversarial": adversarial_loss(fake_maps),
-            "waveform": relative_waveform_error(fake, real),
+            "waveform": waveform_error_db(fake, real),
         }
         return sum(weights[name] * value for name, value in parts.items()), parts
 
@@ -79,7 +79,7 @@ def build(config: Any, upstream: Any = None) -> Stage:
         fake = autoencoder.apply({"params": networks[NETWORK]}, real)
         return {
             "mel": multi_scale_mel_loss(fake, real),
-            "waveform": relative_waveform_error(fake, real),
+            "waveform": waveform_error_db(fake, real),
             "si_sdr": jnp.mean(_si_sdr(real[..., 0], fake[..., 0])),
         }
 

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from spresso_jax.checkpoints.store import CheckpointStore
+from spresso_jax.checkpoints.trees import flatten, unflatten
 from spresso_jax.observe.metrics import MetricsWriter
 from spresso_jax.observe.progress import TrainingProgress
 from spresso_jax.train import mesh as mesh_lib
 from spresso_jax.train.stage import Stage, Tree
-from spresso_jax.train.state import TrainState, create, flatten, inherit, networks_of, unflatten
+from spresso_jax.train.state import TrainState, create, inherit, networks_of
 from spresso_jax.train.update import make_update
 
 Batches = Iterator[Mapping[str, np.ndarray]]
@@ -103,10 +104,9 @@ def abstract_state(stage: Stage, seed: int, mesh: jax.sharding.Mesh) -> tuple[Tr
     """Shapes and shardings of the state, and the frozen leaves, without data-dependent initialisation."""
     key = jax.random.key(seed)
     init_key, run_key = jax.random.split(key)
-    shapes = jax.eval_shape(lambda k: create(stage, inherit(stage, stage.init(k)), run_key)[0], init_key)
+    shapes, made = jax.eval_shape(lambda k: create(stage, inherit(stage, stage.init(k)), run_key), init_key)
     shardings = mesh_lib.tree_shardings(shapes, mesh)
     state = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, shardings)
-    made = jax.eval_shape(lambda k: create(stage, inherit(stage, stage.init(k)), run_key)[1], init_key)
     inherited = flatten(stage.upstream)
     frozen = unflatten({path: jnp.asarray(inherited[path], leaf.dtype) for path, leaf in flatten(made).items()})
     return state, jax.device_put(frozen, mesh_lib.tree_shardings(frozen, mesh))
@@ -149,7 +149,8 @@ def run(stage: Stage, config: LoopConfig, io: RunIO, mesh: jax.sharding.Mesh, re
             while True:
                 last = step >= config.steps
                 leaving = stop.requested or (step > start and io.store.reached_preemption(step))
-                if not leaving and step > start and (_due(step, config.validate_every) or last):
+                # Step 0 is where a fresh run's held-out figures start; a resumed run has validated its first step already.
+                if not leaving and (step > start or step == 0) and (_due(step, config.validate_every) or last):
                     evaluate.validate(state, frozen, step)
                     window = (time.monotonic(), step)
                 if not leaving and config.preview_every and step > start and (_due(step, config.preview_every) or last):

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
-from flax import struct, traverse_util
+from flax import struct
 
+from spresso_jax.checkpoints.trees import flatten, unflatten
 from spresso_jax.train.stage import Stage, Tree
 
 
@@ -33,16 +34,6 @@ class TrainState:
     opt: dict
     ema: dict
     skipped: jax.Array
-
-
-def flatten(tree: Tree) -> dict[str, jax.Array]:
-    """Slash-joined paths to leaves; empty sub-trees vanish."""
-    return traverse_util.flatten_dict(tree, sep="/") if tree else {}
-
-
-def unflatten(flat: dict[str, jax.Array]) -> Tree:
-    """Inverse of `flatten`."""
-    return traverse_util.unflatten_dict(flat, sep="/") if flat else {}
 
 
 def combine(*trees: Tree) -> Tree:

@@ -12,8 +12,8 @@ from spresso_jax.audio_ae.losses import (
     feature_matching_loss,
     multi_scale_log_mel,
     multi_scale_mel_loss,
-    relative_waveform_error,
     split_maps,
+    waveform_error_db,
 )
 
 SMALL = Discriminator(1 / 32, periods=(2, 3), fft_sizes=(128,))
@@ -116,11 +116,14 @@ def test_precomputed_log_mels_give_the_same_mel_loss(pair):
         multi_scale_mel_loss(fake)
 
 
-def test_relative_waveform_error_is_one_for_silence_and_zero_for_a_copy(pair):
+def test_waveform_error_is_the_negative_snr_of_each_clip_in_db(pair):
     _, real, _ = pair
-    assert abs(float(relative_waveform_error(jnp.zeros_like(real), real)) - 1.0) < 1e-3
-    assert float(relative_waveform_error(real, real)) < 1e-3
-    gradient = jax.grad(relative_waveform_error)(jnp.zeros_like(real), jnp.zeros_like(real))
+    assert abs(float(waveform_error_db(jnp.zeros_like(real), real))) < 1e-2
+    assert float(waveform_error_db(real, real)) == pytest.approx(-80.0, abs=1e-3)
+    scales = jnp.asarray([0.99, 0.9])[:, None, None]  # 40 and 20 dB, whatever the level of the clip
+    levels = jnp.asarray([1.0, 0.05])[:, None, None]
+    assert float(waveform_error_db(scales * levels * real, levels * real)) == pytest.approx(-30.0, abs=0.1)
+    gradient = jax.grad(waveform_error_db)(jnp.zeros_like(real), jnp.zeros_like(real))
     assert np.isfinite(gradient).all()
 
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from tiny_model import build_tiny_model, tiny_networks
 
+from spresso_jax.checkpoints.trees import flatten
 from spresso_jax.checkpoints.weights import Model, load_model
 from spresso_jax.configuration import load_config
 from spresso_jax.stages import registry
 from spresso_jax.train.loop import abstract_state
 from spresso_jax.train.mesh import make_mesh
-from spresso_jax.train.state import create, flatten, inherit, split
+from spresso_jax.train.state import create, inherit, split
 from spresso_jax.train.update import make_update
 
 PRESETS = {

@@ -74,7 +74,7 @@ def test_the_update_compiles_once(tmp_path):
 
 def test_validation_and_previews_come_at_their_steps_under_the_average(tmp_path):
     _, previews = go(tmp_path, 10)
-    assert sorted(losses(tmp_path, "val")) == [5, 10]
+    assert sorted(losses(tmp_path, "val")) == [0, 5, 10]
     assert sorted(previews) == [5, 10]
 
 

@@ -7,9 +7,10 @@ import optax
 import pytest
 from train.toy_stage import SIZE, batches, gan, regression
 
+from spresso_jax.checkpoints.trees import flatten
 from spresso_jax.train.optimizers import exponential, inverse_sqrt, ramp_cosine
 from spresso_jax.train.stage import Player, Stage
-from spresso_jax.train.state import combine, create, flatten, inherit, networks_of, select, split
+from spresso_jax.train.state import combine, create, inherit, networks_of, select, split
 from spresso_jax.train.update import make_update
 
 
