@@ -156,11 +156,8 @@ class JointBlock(nn.Module):
         return jnp.concatenate([jnp.zeros((self.heads, others)), down], axis=1)
 
 
-class AudioBlock(nn.Module):
-    """Sequential AdaLN-zero block over one sequence: attention, then MLP.
-
-    Source: Peebles and Xie 2023 (DiT), figure 3; S-PRESSO 3.3 ("standard transformer blocks" on audio only).
-    """
+class SingleBlock(nn.Module):
+    """What the two kinds of blocks over one sequence are made with; not used by itself."""
 
     width: int
     heads: int
@@ -170,6 +167,13 @@ class AudioBlock(nn.Module):
     lora_alpha: float = 0.0
     dtype: str = "float32"
     attention_form: str | None = None
+
+
+class AudioBlock(SingleBlock):
+    """Sequential AdaLN-zero block over one sequence: attention, then MLP.
+
+    Source: Peebles and Xie 2023 (DiT), figure 3; S-PRESSO 3.3 ("standard transformer blocks" on audio only).
+    """
 
     @nn.compact
     def __call__(self, x: jax.Array, y: jax.Array, table: jax.Array | None) -> tuple[jax.Array, None]:
@@ -182,20 +186,11 @@ class AudioBlock(nn.Module):
         return stream.after(x, attention(q, k, v, form=self.attention_form), vectors), None
 
 
-class ParallelBlock(nn.Module):
+class ParallelBlock(SingleBlock):
     """FLUX's single block: attention and MLP side by side, one modulation, one gated residual.
 
     `x += gate * out([attn(q, k, v); gelu(fc1 u)])`, u = LN(x) (1 + scale) + shift.
     """
-
-    width: int
-    heads: int
-    mlp_ratio: float = 4.0
-    qk_norm: bool = True
-    lora_rank: int = 0
-    lora_alpha: float = 0.0
-    dtype: str = "float32"
-    attention_form: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, y: jax.Array, table: jax.Array | None) -> tuple[jax.Array, None]:
