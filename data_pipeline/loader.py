@@ -233,6 +233,7 @@ def ordered_clips(
     samples: int | None,
     *,
     crop: str = "start",
+    scattered: bool = False,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict]:
@@ -242,6 +243,7 @@ def ordered_clips(
       source: one split (validation is by source; the weight does not matter).
       samples: length of each clip; None gives every sound whole.
       crop: "start", or "most_active" for the window with the most active frames.
+      scattered: in the order of `scattered_order` instead.
       process_index, process_count: this host takes every process_count-th clip.
 
     Yields:
@@ -254,7 +256,16 @@ def ordered_clips(
     if crop not in ("start", "most_active"):
         raise ValueError(f"crop must be 'start' or 'most_active', got {crop!r}")
     (reader,) = _open_sources([source], "clips")
-    return _ordered(reader, samples, crop, range(process_index, len(reader), process_count))
+    order = scattered_order(len(reader)) if scattered else range(len(reader))
+    return _ordered(reader, samples, crop, order[process_index::process_count])
+
+
+def scattered_order(count: int) -> list[int]:
+    """One fixed order of `count` records that tears neighbours apart.
+
+    Shards keep the order of folders, so that their first records, and the rows of a validation batch, would be of one kind.
+    """
+    return np.random.default_rng(count).permutation(count).tolist()
 
 
 def _ordered(reader: ShardReader, samples: int | None, crop: str, indices: Sequence[int]) -> Iterator[dict]:

@@ -105,10 +105,10 @@ def vector_feed(train: Path, val: Path, config: Any) -> Feed:
 
 
 def _clip_pass(source: loader.Source, samples: int, tokenize: Callable | None, data: Any) -> Batches:
-    """Whole batches of a split's clips at their most active window, each clip once."""
+    """Whole batches of a split's clips at their most active window, each clip once, in scattered order."""
     rows: list[dict] = []
     taken = 0
-    for clip in loader.ordered_clips(source, samples, crop="most_active"):
+    for clip in loader.ordered_clips(source, samples, crop="most_active", scattered=True):
         row = {"audio": clip["audio"], "valid": np.int32(clip["valid"])}
         if tokenize is not None:
             row["tokens"], row["text_mask"] = tokenize(clip["caption"])
@@ -125,11 +125,12 @@ def _clip_pass(source: loader.Source, samples: int, tokenize: Callable | None, d
 
 
 def _array_pass(source: loader.Source, data: Any) -> Batches:
-    """Whole batches of cached records, first clip and first caption of each."""
+    """Whole batches of cached records in scattered order, first clip and first caption of each."""
     reader = open_split(source.path, source.split)
     try:
         count = min(len(reader), data.validation_clips) // data.batch_size * data.batch_size
-        order = range(count) if count else [i % len(reader) for i in range(data.batch_size)]
+        scattered = loader.scattered_order(len(reader))
+        order = scattered[:count] if count else [scattered[i % len(reader)] for i in range(data.batch_size)]
         for start in range(0, len(order), data.batch_size):
             rows = [_first_clip(reader[i]) for i in order[start : start + data.batch_size]]
             yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from spresso_jax.clap.contrastive import contrastive_loss, retrieval_recall
+from spresso_jax.clap.contrastive import contrastive_loss, retrieval_recall, shared_captions
 from spresso_jax.clap.front_ends import log_mel_features
 from spresso_jax.clap.htsat import input_statistics
 from spresso_jax.clap.model import Clap
@@ -49,12 +49,14 @@ def build(config: Any, upstream: Any = None) -> Stage:
     def loss(networks: Tree, product: None, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
         audio = _gained(key, batch["audio"], config.gain_db)
         out = clap.apply({"params": networks[NETWORK]}, audio, batch["tokens"], batch["text_mask"])
-        return contrastive_loss(out.audio, out.text, out.audio_scale), {"scale": out.audio_scale}
+        shared = shared_captions(batch["tokens"], batch["text_mask"])
+        return contrastive_loss(out.audio, out.text, out.audio_scale, shared), {"scale": out.audio_scale}
 
     def validate(networks: Tree, batch: Batch, key: jax.Array) -> Metrics:
         out = clap.apply({"params": networks[NETWORK]}, batch["audio"], batch["tokens"], batch["text_mask"])
-        recalls = retrieval_recall(out.audio, out.text, ks=(1, 5))
-        return {"loss": contrastive_loss(out.audio, out.text, out.audio_scale), **recalls}
+        shared = shared_captions(batch["tokens"], batch["text_mask"])
+        recalls = retrieval_recall(out.audio, out.text, ks=(1, 5), shared=shared)
+        return {"loss": contrastive_loss(out.audio, out.text, out.audio_scale, shared), **recalls}
 
     def finish(networks: Tree, draw: Callable[[], Iterator[dict]]) -> Finished:
         return Finished({NETWORK: (fields, networks[NETWORK])})

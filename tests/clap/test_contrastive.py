@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from spresso_jax.clap.contrastive import contrastive_loss, retrieval_recall
+from spresso_jax.clap.contrastive import contrastive_loss, retrieval_recall, shared_captions
 
 
 def test_loss_of_uninformative_embeddings_is_log_batch():
@@ -45,3 +45,17 @@ def test_equal_embeddings_do_not_score_as_perfect():
 def test_shapes_must_match():
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
         contrastive_loss(np.zeros((2, 3)), np.zeros((3, 3)), 1.0)
+
+
+def test_clips_with_the_same_caption_are_neither_negatives_nor_rivals():
+    tokens = np.array([[5, 6, 9], [5, 6, 2], [5, 7, 1]])
+    mask = np.array([[1, 1, 0], [1, 1, 0], [1, 1, 0]], bool)
+    shared = np.asarray(shared_captions(tokens, mask))
+    assert shared.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+    audio = np.eye(3, dtype=np.float32)
+    text = audio[[1, 0, 2]]  # the first two would be wrong if they were rivals
+    assert contrastive_loss(audio, text, 5.0, shared) == pytest.approx(2 / 3 * math.log(2), abs=0.01)
+    assert retrieval_recall(audio, text, ks=(1,))["audio_to_text_recall@1"] == pytest.approx(1 / 3)
+    assert retrieval_recall(audio, audio, ks=(1,), shared=shared)["text_to_audio_recall@1"] == 1.0
+    gradient = jax.grad(lambda a: contrastive_loss(a, text, 5.0, shared))(audio)
+    assert np.isfinite(gradient).all()
