@@ -1,8 +1,6 @@
-"""Closed-form weights of the full-size golden discriminator and the map from torch names to ours."""
+"""Closed-form weights of the full-size golden discriminator, and its maps in the reference's layout."""
 
 from __future__ import annotations
-
-import re
 
 import numpy as np
 
@@ -31,31 +29,6 @@ def hashed_state(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.
             u = 0.1 * u
         state[key] = u.astype(np.float32)
     return state
-
-
-def torch_to_tree(state: dict[str, np.ndarray], family: str) -> dict:
-    """One torch sub-discriminator ('period', 'spectrum' or 'rate') as a parameter tree of ours."""
-    tree: dict = {}
-    leaves = {"weight_v": "kernel", "weight_g": "scale", "bias": "bias"}
-    for key, value in state.items():
-        path, leaf = key.rsplit(".", 1)
-        numbers = re.findall(r"\d+", path)
-        if path == "conv_post":
-            layer = "score"
-        elif family == "spectrum":
-            layer = f"band_{numbers[0]}_layer_{numbers[1]}"
-        else:
-            layer = f"layer_{numbers[0]}"
-        value = weight_from_torch(value, family) if leaf == "weight_v" else value.ravel()
-        tree.setdefault(layer, {})[leaves[leaf]] = value
-    return tree
-
-
-def weight_from_torch(value: np.ndarray, family: str) -> np.ndarray:
-    """`[out, in, ...]` -> `[..., in, out]`, without the MPD's axis of size one."""
-    if family == "period":
-        value = value[..., 0]
-    return np.moveaxis(value, (1, 0), (-2, -1))
 
 
 def torch_layout(value: np.ndarray, family: str, batch: int) -> np.ndarray:

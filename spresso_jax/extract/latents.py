@@ -94,6 +94,8 @@ class LatentExtractor:
 
     def _encode(self, params: Any, audio: jax.Array) -> jax.Array:
         latent = self.autoencoder.apply({"params": params}, audio, method="encode")
+        # 'center' padding gives one frame more than there are hops; the codec drops it as well
+        latent = latent[:, : audio.shape[1] // HOP]
         facts = self.statistics
         return standardise(latent, jnp.asarray(facts["mean"]), jnp.asarray(facts["std"]), facts["sigma_data"])
 

@@ -12,12 +12,15 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 STORAGES = {
     "FloatStorage": "f4",
     "DoubleStorage": "f8",
     "HalfStorage": "f2",
+    "BFloat16Storage": BFLOAT16,
     "LongStorage": "i8",
     "IntStorage": "i4",
     "ShortStorage": "i2",
@@ -81,8 +84,10 @@ class _TensorUnpickler(pickle.Unpickler):
                 raise TorchFileError(f"the checkpoint lacks its storage {key}: the file is damaged") from error
             if len(data) < count * dtype.itemsize:
                 raise TorchFileError(f"storage {key} holds {len(data)} bytes of {count * dtype.itemsize}: damaged file")
-            stored = np.frombuffer(data, dtype.newbyteorder(self._order), count)
-            self._storages[key] = stored.astype(dtype.newbyteorder("="))
+            # numpy knows no byte order for bfloat16, so its bits are read as integers
+            bits = np.dtype("u2") if dtype == BFLOAT16 else dtype
+            stored = np.frombuffer(data, bits.newbyteorder(self._order), count)
+            self._storages[key] = stored.astype(bits.newbyteorder("=")).view(dtype)
         return self._storages[key]
 
 

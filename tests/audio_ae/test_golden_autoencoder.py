@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_files import families
-from hashed_audio_ae_weights import hashed_state, torch_to_tree
+from hashed_audio_ae_weights import hashed_state
 
 from spresso_jax.audio.mel import mel_spectrum
 from spresso_jax.audio.stft import istft, stft
@@ -22,6 +22,9 @@ from spresso_jax.audio_ae.losses import (
     split_maps,
 )
 from spresso_jax.audio_ae.transforms import limit_peak, normalise_loudness, shift_phase
+from spresso_jax.interop.dac import discriminator_from_state, discriminator_layout
+from spresso_jax.interop.foreign_tensors import ForeignTensors
+from spresso_jax.interop.vocos import backbone_params, backbone_sizes, decoder_from_state
 from spresso_jax.nn.convnext import ConvNeXtBackbone
 
 pytestmark = pytest.mark.golden
@@ -40,33 +43,15 @@ def close(ours, theirs, tolerance: float = 2e-5) -> None:
     assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
 
 
-def backbone_tree(data: dict, prefix: str = "sd/backbone.") -> dict:
-    """Vocos' state dict as parameters of `ConvNeXtBackbone`."""
+def state_of(data: dict) -> dict:
+    """The reference's state dict."""
+    return {key.removeprefix("sd/"): value for key, value in data.items() if key.startswith("sd/")}
 
-    def norm(name):
-        return {"scale": data[f"{prefix}{name}.weight"], "bias": data[f"{prefix}{name}.bias"]}
 
-    def dense(name):
-        return {"kernel": data[f"{prefix}{name}.weight"].T, "bias": data[f"{prefix}{name}.bias"]}
-
-    embed = data[f"{prefix}embed.weight"].transpose(2, 1, 0)
-    tree = {
-        "embed": {"kernel": embed, "bias": data[f"{prefix}embed.bias"]},
-        "norm": norm("norm"),
-        "final_norm": norm("final_layer_norm"),
-    }
-    blocks = {int(m.group(1)) for key in data if (m := re.match(re.escape(prefix) + r"convnext\.(\d+)\.", key))}
-    for i in sorted(blocks):
-        name = f"convnext.{i}"
-        tree[f"block_{i}"] = {
-            "depthwise_kernel": data[f"{prefix}{name}.dwconv.weight"][:, 0].T,
-            "depthwise_bias": data[f"{prefix}{name}.dwconv.bias"],
-            "norm": norm(f"{name}.norm"),
-            "expand": dense(f"{name}.pwconv1"),
-            "contract": dense(f"{name}.pwconv2"),
-            "scale": data[f"{prefix}{name}.gamma"],
-        }
-    return tree
+def backbone_tree(data: dict) -> dict:
+    """Parameters of `ConvNeXtBackbone` from a file with a backbone."""
+    tensors = ForeignTensors(state_of(data))
+    return backbone_params(tensors, "backbone.", backbone_sizes(tensors, "backbone.").blocks)
 
 
 @pytest.mark.skipif(not VOCOS, reason="no golden files of this family")
@@ -76,8 +61,12 @@ def test_backbone_and_head_equal_vocos(path, capsys):
     _, _, _, dim, intermediate, layers, n_fft, hop = data["cfg/B_T_cin_dim_inter_layers_nfft_hop"].tolist()
     padding = "same" if bool(data["cfg/padding_is_same"]) else "center"
     backbone = ConvNeXtBackbone(dim, intermediate, layers)
-    tree = backbone_tree(data)
-    kernel, bias = data["sd/head.out.weight"].T, data["sd/head.out.bias"]
+    decoder = decoder_from_state(state_of(data), hop, padding)
+    assert (decoder.config["dim"], decoder.config["intermediate"], decoder.config["decoder_blocks"], decoder.n_fft) == (
+        dim, intermediate, layers, n_fft,
+    )  # fmt: skip
+    tree = decoder.params["decoder_backbone"]
+    kernel, bias = decoder.params["head_out"]["kernel"][0], decoder.params["head_out"]["bias"]
     features = data["in/features"].transpose(0, 2, 1)
 
     def audio_of(tree, bias, features):
@@ -165,8 +154,7 @@ def test_losses_and_their_gradients_equal_dac(path, capsys):
     np.testing.assert_allclose(np.abs(real - fake).mean(), data["loss/waveform_l1"], rtol=1e-5)
 
     module = Discriminator()
-    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x)["params"], real)
-    params, torch_names = hashed_discriminator(module, shapes, int(data["cfg/disc_weight_seed"]))
+    params, torch_names = hashed_discriminator(int(data["cfg/disc_weight_seed"]))
     assert sorted(torch_names) == sorted(str(name) for name in data["grad/disc_param_names"])
 
     @jax.jit
@@ -205,35 +193,11 @@ def test_losses_and_their_gradients_equal_dac(path, capsys):
         print(f"\n[golden] {path.name}: {len(scales)} mel scales, 5 other losses, {len(torch_names)} gradient norms")
 
 
-def hashed_discriminator(module: Discriminator, shapes: dict, seed: int) -> tuple[dict, dict]:
-    """Full-size hashed parameters, and for every torch name the path of its leaf in ours."""
-    subs = [f"period_{p}" for p in module.periods] + [f"spectrum_{n}" for n in module.fft_sizes]
-    torch_shapes, paths = {}, {}
-    for i, sub in enumerate(subs):
-        period = sub.startswith("period")
-        for layer, leaves in shapes[sub].items():
-            numbers = re.findall(r"\d+", layer)
-            if layer == "score":
-                name = "conv_post"
-            else:
-                name = f"convs.{numbers[0]}.0" if period else f"band_convs.{numbers[0]}.{numbers[1]}.0"
-            out, *rest = np.moveaxis(np.empty(leaves["kernel"].shape), (-1, -2), (0, 1)).shape
-            tail = (*rest, 1) if period else tuple(rest)
-            base = f"discriminators.{i}.{name}"
-            for leaf, key, shape in (
-                ("kernel", "weight_v", (out, *tail)),
-                ("scale", "weight_g", (out, *(1,) * len(tail))),
-                ("bias", "bias", (out,)),
-            ):
-                torch_shapes[f"{base}.{key}"] = shape
-                paths[f"{base}.{key}"] = (sub, layer, leaf)
-    state = hashed_state(torch_shapes, seed)
-    tree = {}
-    for i, sub in enumerate(subs):
-        prefix = f"discriminators.{i}."
-        part = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-        tree[sub] = torch_to_tree(part, sub.split("_")[0])
-    return tree, paths
+def hashed_discriminator(seed: int) -> tuple[dict, dict]:
+    """Full-size hashed parameters, and for every reference name the path of its leaf in ours."""
+    layout = discriminator_layout({})
+    _, tree = discriminator_from_state(hashed_state({name: shape for name, (shape, _) in layout.items()}, seed))
+    return tree, {name: path for name, (_, path) in layout.items()}
 
 
 @pytest.mark.skipif(not TRANSFORMS, reason="no golden files of this family")

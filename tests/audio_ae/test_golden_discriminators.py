@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_files import families
-from hashed_audio_ae_weights import hashed_state, torch_layout, torch_to_tree, weight_from_torch
+from hashed_audio_ae_weights import hashed_state, torch_layout
 
 from spresso_jax.audio_ae.discriminators import (
     Discriminator,
@@ -18,6 +18,7 @@ from spresso_jax.audio_ae.discriminators import (
     level_audio,
 )
 from spresso_jax.audio_ae.losses import adversarial_loss, discriminator_loss, feature_matching_loss
+from spresso_jax.interop.dac import discriminator_from_state, kernel_from_foreign, sub_discriminator_params
 
 pytestmark = pytest.mark.golden
 ALL = families("audio_ae", "disc_")
@@ -50,7 +51,7 @@ def gradient_errors(gradients, data: dict, case: str, kind: str, first: str) -> 
     therefore looks for the reference's gradient at inputs that differ by rounding only (1e-7 of the peak).
     """
     by_params, by_audio = gradients
-    post = weight_from_torch(data[f"{case}/grad_conv_post.weight_v"], kind)
+    post = kernel_from_foreign(data[f"{case}/grad_conv_post.weight_v"], kind)
     return {
         "audio": relative_error(by_audio, data[f"{case}/grad_lsgan_g_wrt_input"][:, 0]),
         "first scale": relative_error(by_params[first]["scale"], data[f"{case}/grad_first_weight_g"].ravel()),
@@ -73,7 +74,7 @@ def test_sub_discriminators_equal_the_reference(path, capsys):
         kind, number = FAMILY[case[:3]], int(case[3:])
         prefix = f"{case}/sd/"
         state = {key[len(prefix) :]: value for key, value in data.items() if key.startswith(prefix)}
-        tree = torch_to_tree(state, kind)
+        tree = sub_discriminator_params(state, kind)
         if kind == "spectrum":
             bands = [*data["cfg/bands"][:, 0].tolist(), float(data["cfg/bands"][-1, 1])]
             assert np.array_equal(band_edges(number, bands), data[f"{case}/band_bins"])
@@ -119,8 +120,8 @@ def test_the_full_discriminator_equals_the_reference(path, capsys):
     state = hashed_state(shapes, int(data["cfg/weight_seed"]))
     for key, first in zip(data["sd_keys"], data["sd_first4"], strict=True):
         np.testing.assert_allclose(np.resize(state[str(key)].ravel(), 4), first, rtol=1e-6)
-    module = Discriminator()
-    params = full_tree(state, module)
+    config, params = discriminator_from_state(state)
+    module = Discriminator(**config)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sum(int(np.prod(s)) for s in shapes.values())
     real, fake = (data[f"in/audio_{name}"].transpose(0, 2, 1) for name in ("raw", "fake"))
     real_maps = jax.jit(lambda x: module.apply({"params": params}, x))(real)
@@ -146,13 +147,3 @@ def test_the_full_discriminator_equals_the_reference(path, capsys):
     assert relative_error(gradient.transpose(0, 2, 1), data["grad/gen+2feat_wrt_fake"]) < 1e-4
     with capsys.disabled():
         print(f"\n[golden] {path.name}: {checked} maps")
-
-
-def full_tree(state: dict, module: Discriminator) -> dict:
-    names = [f"period_{p}" for p in module.periods] + [f"spectrum_{n}" for n in module.fft_sizes]
-    tree = {}
-    for i, name in enumerate(names):
-        prefix = f"discriminators.{i}."
-        part = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-        tree[name] = torch_to_tree(part, name.split("_")[0])
-    return tree

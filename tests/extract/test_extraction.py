@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny_model import build_tiny_model
 
-from spresso_jax.checkpoints.weights import load_model
+from spresso_jax.checkpoints.weights import Model, Network, load_model
 from spresso_jax.extract.embeddings import EmbeddingExtractor
 from spresso_jax.extract.latents import LatentExtractor
 
@@ -33,6 +33,15 @@ def test_latents_cover_the_clip_and_weigh_its_padding_zero(records):
     assert short["latent"].shape == (500, 128) and long["latent"].shape == (1000, 128)
     assert short["latent"].dtype == np.float16
     assert short["weight"].sum() == 150 and long["weight"].sum() == 600
+
+
+def test_centred_padding_gives_the_same_frames_as_the_codec_uses(model):
+    network = model.networks["audio_ae"]
+    centred = Network({**network.config, "padding": "center"}, network.params, network.class_name)
+    extractor = LatentExtractor.of_model(Model({**model.networks, "audio_ae": centred}, model.facts))
+    clip = {"id": "long", "captions": ["rain"], "audio": np.full((288_000, 1), 0.1, np.float32), "valid": 288_000}
+    ((_, arrays),) = extractor.records([clip])
+    assert arrays["latent"].shape == (1000, 128) and arrays["weight"].shape == (1000,)
 
 
 def test_every_caption_has_its_states_and_an_empty_one_is_the_null_caption(records):
@@ -69,7 +78,5 @@ def test_codes_decode_to_the_quantizers_reconstruction(model, records):
 
 
 def test_a_model_without_what_latents_need_is_named(model):
-    from spresso_jax.checkpoints.weights import Model
-
     with pytest.raises(ValueError, match="network clap"):
         LatentExtractor.of_model(Model({"audio_ae": model.networks["audio_ae"]}, model.facts))

@@ -5,10 +5,13 @@ import os
 import pickle
 import struct
 import zipfile
+from collections import OrderedDict
 
+import ml_dtypes
 import numpy as np
 import pytest
 
+from spresso_jax.interop.foreign_tensors import read_tensors
 from spresso_jax.interop.torch_files import TorchFileError, load_torch_file
 
 
@@ -53,8 +56,8 @@ def write(path, content, data=b""):
         archive.writestr("archive/data/0", data)
 
 
-def tensor(size, stride, offset=0, count=6):
-    storage = ("storage", _Named("torch", "FloatStorage", None), "0", "cpu", count)
+def tensor(size, stride, offset=0, count=6, kind="FloatStorage"):
+    storage = ("storage", _Named("torch", kind, None), "0", "cpu", count)
     return _Named("torch._utils", "_rebuild_tensor_v2", (storage, offset, size, stride, False, None))
 
 
@@ -67,6 +70,15 @@ def test_views_are_read_as_torch_means_them(tmp_path):
     np.testing.assert_array_equal(plain, np.arange(6.0).reshape(2, 3))
     np.testing.assert_array_equal(transposed, plain.T)
     np.testing.assert_array_equal(tail, [4, 5])
+
+
+def test_bfloat16_is_read_bit_by_bit(tmp_path):
+    values = np.array([1.0, -2.5, 3e38], np.float32)
+    halves = (values.view(np.uint32) >> 16).astype("<u2")
+    write(tmp_path / "a.pt", tensor((3,), (1,), count=3, kind="BFloat16Storage"), halves.tobytes())
+    read = load_torch_file(tmp_path / "a.pt")
+    assert read.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(read.astype(np.float32).view(np.uint32) >> 16, halves)
 
 
 def test_a_file_that_names_code_is_refused_and_nothing_runs(tmp_path):
@@ -100,3 +112,12 @@ def test_a_short_storage_and_a_file_of_another_kind_are_refused(tmp_path):
         load_torch_file(tmp_path / "c.pt")
     with pytest.raises(FileNotFoundError):
         load_torch_file(tmp_path / "missing.pt")
+
+
+def test_a_state_dict_with_torchs_metadata_is_tensors_by_name(tmp_path):
+    state = OrderedDict(first=tensor((2, 3), (3, 1)), second=tensor((2,), (1,), 4))
+    state._metadata = OrderedDict({"": {"version": 1}})
+    write(tmp_path / "weights.pt", state, DATA)
+    read = read_tensors(tmp_path / "weights.pt")
+    assert list(read) == ["first", "second"]
+    np.testing.assert_array_equal(read["second"], [4, 5])
