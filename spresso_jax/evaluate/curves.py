@@ -1,4 +1,4 @@
-"""Curves of the report as pictures in both colour schemes: figures over bitrate, gain over sigma, losses over steps."""
+"""Curves of the report as pictures in both colour schemes: over bitrate, frequency band, sigma and training steps."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spresso_jax.evaluate.bands import DEMO_PAGE_PROFILE
 from spresso_jax.evaluate.bootstrap import Interval
-from spresso_jax.evaluate.tables import format_interval
+from spresso_jax.evaluate.tables import DEMO_PAGE_LABEL, band_tables, format_interval
 from spresso_jax.observe import pictures
 from spresso_jax.observe.metrics import read_metrics
 
@@ -86,6 +87,33 @@ def rate_panels(scores: Mapping) -> list[dict]:
                     palette=palette,
                 ),
                 f"{metric['label']} over the bitrate",
+            )
+        )
+    return panels
+
+
+def band_panels(scores: Mapping) -> list[dict]:
+    """Both measures of the band report over frequency, beside the authors' profile; none if bands were not measured."""
+    panels = []
+    for table in band_tables(scores):
+        edges = scores["bands"]["edges_hz"]
+        centres = [(low + high) / 2000.0 for low, high in zip(edges, edges[1:], strict=False)]
+        # The linear codec keeps nothing above its last coefficient: -100 dB there would flatten all other lines.
+        left_out = ("clips", "published") + (("linear",) if table["key"] == "energy_ratio" else ())
+        rows = [row for row in table["rows"] if row["kind"] not in left_out][: len(pictures.COLOURS) - 1]
+        curves = {
+            row["label"]: [(x, c.mean, c.low, c.high) for x, c in zip(centres, row["cells"], strict=True)]
+            for row in rows
+        }
+        curves[DEMO_PAGE_LABEL] = [
+            ((b.low_hz + b.high_hz) / 2000.0, getattr(b, table["key"]), math.nan, math.nan) for b in DEMO_PAGE_PROFILE
+        ]
+        panels.append(
+            _two_pictures(
+                lambda palette, curves=curves, table=table: pictures.band_curves_png(
+                    curves, title=table["label"], x_label="kHz", y_label="dB", log_x=False, palette=palette
+                ),
+                f"{table['label']} over frequency",
             )
         )
     return panels

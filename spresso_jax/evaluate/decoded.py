@@ -13,6 +13,8 @@ import numpy as np
 from spresso_jax.shapes import CLIP_SAMPLES, SAMPLE_RATE
 
 FORMAT = 1
+# Kinds of systems that aim at the source's waveform; the others draw a sound like it, or are no reconstruction at all.
+WAVEFORM_KINDS = ("linear", "audio_ae", "folder")
 
 
 @dataclass(frozen=True)

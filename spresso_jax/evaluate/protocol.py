@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from spresso_jax.evaluate import bootstrap, reconstruction, retrieval
-from spresso_jax.evaluate.bootstrap import mean_interval
+from spresso_jax.evaluate import bands, bootstrap, reconstruction, retrieval
+from spresso_jax.evaluate.bootstrap import mean_interval, median_interval
 from spresso_jax.evaluate.conditioning_gain import paired_losses
 from spresso_jax.evaluate.decoded import (
     FORMAT,
+    WAVEFORM_KINDS,
     Clip,
     System,
     clips_fingerprint,
@@ -89,6 +90,7 @@ class Options:
                 "floor": reconstruction.MAGNITUDE_FLOOR,
             },
             "lsd": {"n_fft": 2048, "hop": 512, "floor_db_below_loudest": 80},
+            "bands": bands.conventions(),
             "retrieval": {
                 "candidates": self.candidates,
                 "chosen_by": "nearest log duration",
@@ -195,7 +197,7 @@ def evaluate(
         if space.similarity:
             metrics.append(Metric(f"similarity_{space.key}", f"similarity, {space.label}", "", "higher", 3))
     sources = [read_decoded(out, "source", clips, i) for i in range(len(clips))]
-    per_clip = _reconstruction(out, clips, sources, systems, progress)
+    per_clip, profiles = _reconstruction(out, clips, sources, systems, progress)
     durations = [clip.seconds for clip in clips]
     chance: dict[str, dict] = {}
     for space in spaces:
@@ -206,11 +208,12 @@ def evaluate(
             if progress:
                 progress(f"retrieval, {space.label}", done, len(systems))
 
-    figures = {
-        key: {
-            name: mean_interval(v, options.seed, options.bootstrap_draws, options.level) for name, v in values.items()
-        }
-        for key, values in per_clip.items()
+    drawn = (options.seed, options.bootstrap_draws, options.level)
+    figures = {key: {name: mean_interval(v, *drawn) for name, v in values.items()} for key, values in per_clip.items()}
+    medians = {
+        system.key: {"si_sdr": median_interval(per_clip[system.key]["si_sdr"], *drawn).to_json()}
+        for system in systems
+        if system.kind in WAVEFORM_KINDS
     }
     scores = {
         "format": FORMAT,
@@ -221,8 +224,10 @@ def evaluate(
         "metrics": [asdict(metric) for metric in metrics],
         "chance": chance,
         "figures": {key: {n: v.to_json() for n, v in row.items()} for key, row in figures.items()},
+        "medians": medians,
+        "bands": bands.band_scores(profiles, *drawn),
         "per_clip": {key: {n: _listed(v) for n, v in row.items()} for key, row in per_clip.items()},
-        "paired": paired_comparisons(systems, per_clip, metrics, options.seed, options.bootstrap_draws, options.level),
+        "paired": paired_comparisons(systems, per_clip, metrics, *drawn),
         "paired_losses": paired_losses(models or {}),
         "models": {name: dict(facts) for name, facts in (models or {}).items()},
     }
@@ -237,22 +242,26 @@ def _reconstruction(
     sources: Sequence[np.ndarray],
     systems: Sequence[System],
     progress: Callable[[str, int, int], None] | None,
-) -> dict[str, dict[str, np.ndarray]]:
-    """SI-SDR, mel and log-spectral distance of every system but the source; clip by clip, so that the source's mel
-    spectra are computed once."""
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[bands.BandProfile]]]:
+    """SI-SDR, mel and log-spectral distance of every system but the source, bands of every one but the controls too;
+    clip by clip, so that the source's spectra are computed once."""
     compared = [system for system in systems if system.kind != "source"]
+    profiles: dict[str, list[bands.BandProfile]] = {s.key: [] for s in compared if s.kind != "control"}
     values = {s.key: {m.key: np.full(len(clips), np.nan) for m in RECONSTRUCTION_METRICS} for s in compared}
     for i, source in enumerate(sources):
         logs = reconstruction.log_mels(source)
+        banded = bands.banded_source(source)
         for system in compared:
             decoded = read_decoded(out, system.key, clips, i)
             row = values[system.key]
             row["si_sdr"][i] = reconstruction.si_sdr(source, decoded)
             row["mel"][i] = reconstruction.multi_scale_mel_distance(source, decoded, reference_logs=logs)
             row["lsd"][i] = reconstruction.log_spectral_distance(source, decoded)
+            if system.key in profiles:
+                profiles[system.key].append(bands.band_profile(banded, decoded))
         if progress:
             progress("distances", i + 1, len(clips))
-    return {system.key: values.get(system.key, {}) for system in systems}
+    return {system.key: values.get(system.key, {}) for system in systems}, profiles
 
 
 def _retrieval(

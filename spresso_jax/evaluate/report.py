@@ -1,7 +1,7 @@
 """The listening report: one self-contained HTML page from scores.json, the decoded files and the runs' metrics.
 
-One row a sound, one column a system; players and spectrograms on one colour range per row; the table of figures; what
-the code carries per noise level; loss curves. Nothing is fetched from elsewhere, and it works without JavaScript.
+One row a sound, one column a system; players and spectrograms on one colour range per row; the table of figures; frequency
+bands; what the code carries per noise level; loss curves. Nothing is fetched from elsewhere, and it works without JavaScript.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 
 from spresso_jax.bitrate import compression_ratio
 from spresso_jax.evaluate.bootstrap import Interval
-from spresso_jax.evaluate.curves import data_uri, gain_panels, rate_panels, run_panels
+from spresso_jax.evaluate.curves import band_panels, data_uri, gain_panels, rate_panels, run_panels
 from spresso_jax.evaluate.decoded import read_decoded
 from spresso_jax.evaluate.protocol import read_scores
-from spresso_jax.evaluate.tables import format_interval
+from spresso_jax.evaluate.tables import BAND_NOTES, band_tables, format_interval
 from spresso_jax.observe import pictures
 from spresso_jax.shapes import EMBEDDING_CHANNELS, FRAME_RATE, SAMPLE_RATE
 
@@ -64,6 +64,7 @@ def write_report(
         points=operating_points(scores),
         table=figures_table(scores),
         rates=rate_panels(scores),
+        bands=bands_section(scores),
         notes=table_notes(scores),
         rows=[sound_row(out, scores, int(index)) for index in chosen],
         columns=sum(1 for s in scores["systems"] if s["kind"] != "control"),
@@ -113,6 +114,7 @@ def operating_points(scores: Mapping) -> list[dict]:
 def figures_table(scores: Mapping) -> dict:
     """Head and rows of the table of figures; the best of the discrete systems is marked per metric."""
     arrows = {"higher": "↑", "lower": "↓"}
+    medians = scores.get("medians", {})
     head = [
         {"label": m["label"], "unit": m["unit"], "arrow": arrows[m["better"]], "better": m["better"]}
         for m in scores["metrics"]
@@ -128,10 +130,12 @@ def figures_table(scores: Mapping) -> dict:
                 cells.append(None)
                 continue
             digits = metric["digits"]
+            median = medians.get(system["key"], {}).get(metric["key"])
             cells.append(
                 {
                     "mean": f"{interval.mean:.{digits}f}",
                     "interval": f"{interval.low:.{digits}f} to {interval.high:.{digits}f}",
+                    "median": "" if median is None else f"median {median['mean']:.{digits}f}",
                     "count": interval.count,
                     "left_out": interval.left_out,
                     "best": system["key"] in best[metric["key"]],
@@ -175,6 +179,24 @@ def table_notes(scores: Mapping) -> list[str]:
     if clipped:
         notes.append("Clips beyond full scale, clipped in the file: " + ", ".join(clipped) + ".")
     return notes
+
+
+def bands_section(scores: Mapping) -> dict | None:
+    """Tables, curves and notes of the band report; None for scores without bands."""
+    tables = []
+    for table in band_tables(scores):
+        rows = []
+        for row in table["rows"]:
+            cells = [{"value": c, "interval": ""} if isinstance(c, str) else _band_cell(c) for c in row["cells"]]
+            rows.append({**row, "cells": cells})
+        tables.append({**table, "rows": rows})
+    return {"tables": tables, "panels": band_panels(scores), "notes": BAND_NOTES} if tables else None
+
+
+def _band_cell(interval: Interval) -> dict:
+    if not interval.count:
+        return {"value": "–", "interval": ""}
+    return {"value": f"{interval.mean:z.1f}", "interval": f"{interval.low:z.1f} to {interval.high:z.1f}"}
 
 
 def comparison_rows(scores: Mapping) -> list[dict]:
