@@ -38,6 +38,8 @@ def get_config(preset: str | None = None) -> ConfigDict:
                 decay_matrices_only=False, clip_norm=1000.0,
             ),
             discriminator_clip_norm=10.0,
+            augment=dict(loudness=True, phase=True),  # DAC: -16 LUFS and peak 1, one random phase a sound
+            keep_best=True,  # DAC: the step with the lowest held-out mel distance is the model
             ema_decay=0.999,
             statistics_batches=200,
             data=blocks.data(72, crop="active", seconds=0.38),  # DAC's segment
@@ -45,6 +47,10 @@ def get_config(preset: str | None = None) -> ConfigDict:
             mesh=blocks.mesh(),
         )
     )  # fmt: skip
+    config.data.validation_seconds = 5.0  # DAC validates on 5 s
+    if size != "paper":
+        # The linear start keeps a sound's level and phase, so that there is no variety to teach.
+        config.augment.update(dict(loudness=False, phase=False))
     if size == "small" or size == "nano":
         config.model.update(
             dict(
@@ -88,7 +94,8 @@ def get_config(preset: str | None = None) -> ConfigDict:
             dict(learning_rate=1e-3, schedule="cosine", ramp_steps=5, weight_decay=0.0, clip_norm=50.0)
         )
         config.ema_decay = 0.9
-        config.data.update(dict(batch_size=2, seconds=0.5, validation_clips=8))
+        config.keep_best = False
+        config.data.update(dict(batch_size=2, seconds=0.5, validation_clips=8, validation_seconds=0.0))
         config.loop.update(dict(steps=40, validate_every=40, save_every=40, preview_every=40, log_every=5))
         config.statistics_batches = 16
     return config

@@ -54,10 +54,13 @@ def adamw(learning_rate: float, **changes) -> ConfigDict:
 
 
 def data(batch_size: int, *, crop: str = "random", seconds: float = 5.0, threads: int = 2) -> ConfigDict:
-    """Batches: global rows, crop policy ("random" or "active": a second of activity first), clip length in seconds."""
+    """Batches: global rows, crop policy ("random" or "active": a second of activity first), clip length in seconds.
+
+    validation_seconds: length of held-out clips (0: as in training).
+    """
     return ConfigDict(
         dict(
             batch_size=batch_size, crop=crop, seconds=float(seconds), gain_db=0.0, threads=threads,
-            validation_clips=128, weights=(),
+            validation_clips=128, validation_seconds=0.0, weights=(),
         )
     )  # fmt: skip

@@ -43,7 +43,20 @@ def shift_phase(audio: Array, phase: Array, window: int = PHASE_WINDOW, hop: int
     return (overlap_add(frames, hop)[:, keep] / jnp.maximum(overlap_add(squared, hop)[:, keep], 1e-8))[..., None]
 
 
-def training_transform(key: Array, audio: Array, sample_rate: int = SAMPLE_RATE) -> Array:
-    """Loudness to -16 LUFS, peak at most 1, one random phase in (-pi, pi) a sound: `[B, S, 1]` -> `[B, S, 1]`."""
-    phase = jax.random.uniform(key, (audio.shape[0],), jnp.float32, -np.pi, np.pi)
-    return shift_phase(limit_peak(normalise_loudness(audio, sample_rate=sample_rate)), phase)
+def training_transform(
+    key: Array, audio: Array, loudness: bool = True, phase: bool = True, sample_rate: int = SAMPLE_RATE
+) -> Array:
+    """What DAC's training does to a batch `[B, S, 1]`: each part can be left out.
+
+    Args:
+      key: of the phases.
+      audio: the batch.
+      loudness: every sound to -16 LUFS, then down to a peak of at most 1.
+      phase: one random phase in (-pi, pi) a sound.
+      sample_rate: Hz.
+    """
+    if loudness:
+        audio = limit_peak(normalise_loudness(audio, sample_rate=sample_rate))
+    if phase:
+        audio = shift_phase(audio, jax.random.uniform(key, (audio.shape[0],), jnp.float32, -np.pi, np.pi))
+    return audio

@@ -36,6 +36,7 @@ def evaluate(
     clap: Annotated[str | None, typer.Option(help="Model folder whose CLAP is used (default: the first).")] = None,
     candidates: Annotated[int, typer.Option(min=2, help="Sources that each decoded clip is compared with.")] = 24,
     gain_clips: Annotated[int, typer.Option(min=0, help="Clips for the conditioning gain; 0 leaves it out.")] = 64,
+    gain_only: Annotated[bool, typer.Option("--gain-only", help="Measure that gain alone; decode nothing.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of clips, of decoding and of all draws.")] = 0,
 ) -> None:
     """Decodes held-out clips with every system and measures them: distances, retrieval, conditioning gain."""
@@ -44,6 +45,8 @@ def evaluate(
 
         if (data is None) == (reference is None):
             raise ValueError("give either --data (sounds to decode) or --reference (sounds beside decoded folders)")
+        if gain_only and (reference is not None or gain_clips < 2):
+            raise ValueError("--gain-only needs models, --data and at least 2 --gain-clips")
         chosen = load_clips(reference or data, clips, seed)
         facts: dict[str, dict] = {}
         spaces = [protocol.MEL_SPACE]
@@ -54,12 +57,13 @@ def evaluate(
             systems += [folder_system(folder, chosen, _read_mono) for folder in models]
         else:
             made, facts = _model_systems(models, chosen, codebooks or [], steps, sampler, seed, gain_clips)
-            systems += made
-        clap_space = _clap_space(clap, [] if reference is not None else models)
-        if clap_space is not None:
-            spaces.append(clap_space)
-        rates = [s.frame_rate for s in systems if s.frame_rate] or [100.0 / 9.0, 1.0]
-        systems += protocol.controls(chosen, rates, seed)
+            systems += [] if gain_only else made
+        if not gain_only:
+            clap_space = _clap_space(clap, [] if reference is not None else models)
+            if clap_space is not None:
+                spaces.append(clap_space)
+            rates = [s.frame_rate for s in systems if s.frame_rate] or [100.0 / 9.0, 1.0]
+            systems += protocol.controls(chosen, rates, seed)
         extra = {"data": str(reference or data)}
         if reference is None:
             extra |= {"steps": steps, "sampler": sampler, "decode_seed": f"{seed} + clip index"}

@@ -61,7 +61,8 @@ def make_feed(reads: str, paths: Sequence[str | Path], config: Any, tokenize: Ca
         threads=config.data.threads,
     )
     if reads in ("clips", "captioned_clips"):
-        samples = int(round(config.data.seconds * SAMPLE_RATE / HOP)) * HOP
+        samples = _whole_hops(config.data.seconds)
+        held_out = _whole_hops(config.data.validation_seconds) or samples
         chosen = tokenize if reads == "captioned_clips" else None
 
         def draw(step: int) -> Batches:
@@ -71,7 +72,7 @@ def make_feed(reads: str, paths: Sequence[str | Path], config: Any, tokenize: Ca
             )  # fmt: skip
 
         def passes(source: loader.Source) -> Callable[[], Batches]:
-            return lambda: _clip_pass(source, samples, chosen, config.data)
+            return lambda: _clip_pass(source, held_out, chosen, config.data)
 
     else:
         crops = {name: CLIP_FRAMES for name in LATENT_ARRAYS} if reads == "latents" else None
@@ -83,6 +84,10 @@ def make_feed(reads: str, paths: Sequence[str | Path], config: Any, tokenize: Ca
             return lambda: _array_pass(source, config.data)
 
     return Feed(draw, {source.title: passes(source) for source in val}, sum(loader.count_records(s) for s in train))
+
+
+def _whole_hops(seconds: float) -> int:
+    return int(round(seconds * SAMPLE_RATE / HOP)) * HOP
 
 
 def vector_feed(train: Path, val: Path, config: Any) -> Feed:

@@ -55,6 +55,7 @@ def train(request: RunRequest) -> Path | None:
     from spresso_jax.observe.previews import PreviewWriter
     from spresso_jax.stages import registry
     from spresso_jax.train import loop
+    from spresso_jax.train.best import BestState
     from spresso_jax.train.mesh import make_mesh
 
     config, run = request.config, request.run
@@ -69,6 +70,7 @@ def train(request: RunRequest) -> Path | None:
         print(f"{run}: no checkpoint yet; starting at step 0", flush=True)
     resume = request.resume and bool(store.steps())
     _check_unchanged(store, request, upstream, resume)
+    best = BestState(CheckpointStore(run / "best", keep=1), stage.best) if stage.best else None
     metrics = MetricsWriter(run / "metrics.jsonl", resume_step=store.steps()[-1] if resume else -1)
     loop_config = loop.LoopConfig(seed=config.seed, **to_plain(config.loop))
     io = loop.RunIO(
@@ -79,6 +81,7 @@ def train(request: RunRequest) -> Path | None:
         write_preview=PreviewWriter(run / "previews"),
         meta={"stage": request.stage, "config": to_plain(config), "upstream": _identity(upstream)},
         resume_command=resume_command(request),
+        best=best,
     )
     try:
         outcome = loop.run(stage, loop_config, io, make_mesh(**to_plain(config.mesh)), resume)
@@ -88,6 +91,8 @@ def train(request: RunRequest) -> Path | None:
     finally:
         metrics.close()
         store.close()
+        if best is not None:
+            best.store.close()
 
 
 def resume_command(request: RunRequest) -> str:
@@ -158,14 +163,14 @@ def _leave_model(
     from spresso_jax.codec.networks import network_class
     from spresso_jax.train.state import networks_of
 
-    networks = networks_of(outcome.state, outcome.frozen, stage.chosen_ema)
+    networks = networks_of(outcome.chosen, outcome.frozen, stage.chosen_ema)
     finished = stage.finish(networks, lambda: feed.draw(0))
     merged = dict(upstream.networks) if upstream else {}
     for name, (config, params) in finished.networks.items():
         arrays = jax.tree.map(np.asarray, jax.device_get(params))
         merged[name] = Network(config=config, params=arrays, class_name=network_class(name).__name__)
     known = dict(upstream.facts) if upstream else {}
-    provenance = [*known.get("provenance", []), _provenance(request, int(outcome.state.step))]
+    provenance = [*known.get("provenance", []), _provenance(request, int(outcome.chosen.step))]
     target = request.run / "model"
     save_model(target, merged, {**known, **facts, **finished.facts, "provenance": provenance}, overwrite=True)
     print(f"model written to {target}", flush=True)

@@ -31,6 +31,7 @@ from spresso_jax.evaluate.decoded import (
     read_json,
     write_json,
 )
+from spresso_jax.evaluate.gain_tables import gain_markdown
 from spresso_jax.evaluate.tables import Metric, markdown_table, paired_comparisons
 
 SCORES = "scores.json"
@@ -232,7 +233,7 @@ def evaluate(
         "models": {name: dict(facts) for name, facts in (models or {}).items()},
     }
     write_json(out / SCORES, scores)
-    (out / TABLE).write_text(markdown_table(scores), encoding="utf-8")
+    (out / TABLE).write_text(markdown_table(scores) + "\n" + gain_markdown(scores), encoding="utf-8")
     return scores
 
 

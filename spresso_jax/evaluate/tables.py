@@ -89,7 +89,7 @@ def markdown_table(scores: Mapping) -> str:
         head.append(f"{metric['label']}{unit} {arrow}")
         if any(metric["key"] in row for row in medians.values()):
             head.append(f"{metric['label']}, median{unit} {arrow}")
-    lines = _markdown_head(head)
+    lines = markdown_head(head)
     for system in scores["systems"]:
         cells = [system["label"], "" if system["kbps"] is None else f"{system['kbps']:.3g}"]
         for metric in metrics:
@@ -112,7 +112,8 @@ def markdown_table(scores: Mapping) -> str:
     return "\n".join(lines) + "\n\n" + " ".join(notes) + "\n" + _markdown_bands(scores)
 
 
-def _markdown_head(head: Sequence[str]) -> list[str]:
+def markdown_head(head: Sequence[str]) -> list[str]:
+    """The two first lines of a Markdown table whose first column is text and whose others are figures."""
     return ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
 
 
@@ -120,7 +121,7 @@ def _markdown_bands(scores: Mapping) -> str:
     """One table a measure, or nothing."""
     text = ""
     for table in band_tables(scores):
-        lines = _markdown_head([f"{table['label']} (dB)", *table["bands"]])
+        lines = markdown_head([f"{table['label']} (dB)", *table["bands"]])
         for row in table["rows"]:
             cells = [c if isinstance(c, str) else format_interval(c, 1) for c in row["cells"]]
             lines.append("| " + " | ".join([row["label"], *cells]) + " |")

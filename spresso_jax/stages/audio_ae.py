@@ -24,6 +24,7 @@ from spresso_jax.audio_ae.losses import (
     waveform_error_db,
 )
 from spresso_jax.audio_ae.statistics import LatentStatistics
+from spresso_jax.audio_ae.transforms import training_transform
 from spresso_jax.configuration import to_plain
 from spresso_jax.shapes import HOP, SAMPLE_RATE
 from spresso_jax.train.optimizers import adamw_from
@@ -38,7 +39,7 @@ def build(config: Any, upstream: Any = None) -> Stage:
     autoencoder = AudioAutoencoder(**fields)
     discriminator = Discriminator(**to_plain(config.discriminator))
     samples = _whole_hops(config.data.seconds)
-    weights = config.loss
+    weights, augment = config.loss, to_plain(config.augment)
 
     def init(key: jax.Array) -> Tree:
         generator_key, discriminator_key = jax.random.split(key)
@@ -56,15 +57,18 @@ def build(config: Any, upstream: Any = None) -> Stage:
         excerpt = jax.lax.dynamic_slice_in_dim(both, start, length, axis=1)
         return split_maps(discriminator.apply({"params": networks["discriminator"]}, excerpt))
 
-    def make(networks: Tree, batch: Batch, key: jax.Array) -> jax.Array:
-        return autoencoder.apply({"params": networks[NETWORK]}, batch["audio"], key)
+    def make(networks: Tree, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+        """The augmented sound and its reconstruction, which both players judge."""
+        augment_key, noise_key = jax.random.split(key)
+        real = training_transform(augment_key, batch["audio"], **augment)
+        return {"real": real, "fake": autoencoder.apply({"params": networks[NETWORK]}, real, noise_key)}
 
-    def discriminator_player(networks: Tree, fake: jax.Array, batch: Batch, key: jax.Array):
-        real_maps, fake_maps = judge(networks, key, batch["audio"], fake)
+    def discriminator_player(networks: Tree, product: Tree, batch: Batch, key: jax.Array):
+        real_maps, fake_maps = judge(networks, key, product["real"], product["fake"])
         return discriminator_loss(real_maps, fake_maps), {}
 
-    def generator_player(networks: Tree, fake: jax.Array, batch: Batch, key: jax.Array):
-        real = batch["audio"]
+    def generator_player(networks: Tree, product: Tree, batch: Batch, key: jax.Array):
+        real, fake = product["real"], product["fake"]
         real_maps, fake_maps = judge(networks, key, real, fake)
         parts = {
             "mel": multi_scale_mel_loss(fake, real_log_mel=multi_scale_log_mel(real)),
@@ -126,6 +130,7 @@ def build(config: Any, upstream: Any = None) -> Stage:
         upstream={NETWORK: frozen} if frozen else {},
         ema={"generator": lambda step: jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))},
         chosen_ema="generator",
+        best="mel" if config.keep_best else None,
         validate=validate,
         preview=preview,
         finish=finish,

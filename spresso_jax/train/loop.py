@@ -21,6 +21,7 @@ from spresso_jax.checkpoints.trees import flatten, unflatten
 from spresso_jax.observe.metrics import MetricsWriter
 from spresso_jax.observe.progress import TrainingProgress
 from spresso_jax.train import mesh as mesh_lib
+from spresso_jax.train.best import BestState
 from spresso_jax.train.stage import Stage, Tree
 from spresso_jax.train.state import TrainState, create, inherit, networks_of
 from spresso_jax.train.update import make_update
@@ -62,6 +63,7 @@ class RunIO:
       write_preview: (step, {name: array}) -> None.
       meta: JSON-able facts saved with each checkpoint.
       resume_command: printed when the run is interrupted.
+      best: keeps the best state by a held-out figure, or None.
     """
 
     draw: Callable[[int], Batches]
@@ -71,15 +73,20 @@ class RunIO:
     write_preview: Callable[[int, Mapping[str, np.ndarray]], None] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     resume_command: str = ""
+    best: BestState | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """State after the last update, the frozen leaves, and whether the run reached its last step."""
+    """State after the last update, the frozen leaves, whether the run reached its last step, and the state to export.
+
+    That one is the best by a held-out figure, if the stage names one and the run has ended; else the last.
+    """
 
     state: TrainState
     frozen: Tree
     finished: bool
+    chosen: TrainState
 
 
 def prepare(
@@ -151,7 +158,9 @@ def run(stage: Stage, config: LoopConfig, io: RunIO, mesh: jax.sharding.Mesh, re
                 leaving = stop.requested or (step > start and io.store.reached_preemption(step))
                 # Step 0 is where a fresh run's held-out figures start; a resumed run has validated its first step already.
                 if not leaving and (step > start or step == 0) and (_due(step, config.validate_every) or last):
-                    evaluate.validate(state, frozen, step)
+                    means = evaluate.validate(state, frozen, step)
+                    if io.best is not None:
+                        io.best.offer(step, state, means, io.meta)
                     window = (time.monotonic(), step)
                 if not leaving and config.preview_every and step > start and (_due(step, config.preview_every) or last):
                     evaluate.preview(state, frozen, step)
@@ -188,7 +197,19 @@ def run(stage: Stage, config: LoopConfig, io: RunIO, mesh: jax.sharding.Mesh, re
         io.store.wait()
         if step < config.steps:
             progress.say(f"stopped at step {step}; checkpoint saved. Resume with:\n  {io.resume_command}")
-        return Outcome(state, frozen, step >= config.steps)
+        return Outcome(state, frozen, step >= config.steps, _chosen(state, io.best, progress, step >= config.steps))
+
+
+def _chosen(state: TrainState, best: BestState | None, progress: TrainingProgress, finished: bool) -> TrainState:
+    if best is None or not finished:
+        return state
+    best.store.wait()
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+    kept = best.restore(shapes)
+    if kept is None:
+        return state
+    progress.say(f"the model is that of step {int(kept.step)}: lowest held-out {best.metric}, {best.lowest:.4g}")
+    return kept
 
 
 def _due(step: int, period: int) -> bool:
@@ -228,8 +249,9 @@ class _Evaluator:
         self._validate = jax.jit(stage.validate)
         self._preview = jax.jit(stage.preview) if stage.preview is not None else None
 
-    def validate(self, state: TrainState, frozen: Tree, step: int) -> None:
+    def validate(self, state: TrainState, frozen: Tree, step: int) -> dict[str, dict[str, float]]:
         """Mean of every metric over each source's validation batches; key k belongs to batch k, at any step."""
+        found = {}
         networks = networks_of(state, frozen, self.stage.chosen_ema)
         for source, fresh in self.io.validation.items():
             totals: dict[str, list[float]] = {}
@@ -242,10 +264,12 @@ class _Evaluator:
             # A batch without, say, any clip in a sigma bin reports NaN there: it has no say in that mean.
             means = {k: float(np.nanmean(v)) for k, v in totals.items() if np.isfinite(v).any()}
             if means:
+                found[source] = means
                 split = "val" if len(self.io.validation) == 1 else f"val/{source}"
                 self.io.metrics.write(step, split, means)
                 shown = {k: v for k, v in means.items() if "bin" not in k}
                 self.progress.say(f"step {step} {split}: " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))
+        return found
 
     def preview(self, state: TrainState, frozen: Tree, step: int) -> None:
         """Runs the stage's preview on the first validation batch and hands the arrays on."""

@@ -87,6 +87,7 @@ class Stage:
       ema: name -> (step after the update, int array) -> decay in [0, 1).
       chosen_ema: which average stands for the trained network in validation, previews and export; None: the raw leaves.
       validate: (networks, batch, key) -> metrics (scalars), compiled by the loop.
+      best: validation metric whose lowest value chooses the step that is exported; None exports the last one.
       preview: (networks, batch, key) -> {name: audio [S] or picture-able arrays}, compiled by the loop, or None.
       finish: (networks, draw) -> Finished, with `networks` under the chosen average.
     """
@@ -104,6 +105,7 @@ class Stage:
     maintain_every: int = 0
     ema: Mapping[str, Callable[[jax.Array], jax.Array]] = field(default_factory=dict)
     chosen_ema: str | None = None
+    best: str | None = None
     preview: Callable[[Tree, Batch, jax.Array], dict[str, jax.Array]] | None = None
 
     def __post_init__(self) -> None:

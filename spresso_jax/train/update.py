@@ -16,7 +16,8 @@ from spresso_jax.train.state import TrainState, combine, select
 def make_update(stage: Stage, accumulate: int = 1) -> Callable[[TrainState, Tree, Batch], tuple[TrainState, Metrics]]:
     """Returns `update(state, frozen, batch) -> (state, metrics)`, pure and ready for `jax.jit`.
 
-    Within a step the shared product is made once; then each player in turn takes one optimiser step on the leaves it
+    Within a step the shared product is made once (once a player when accumulating, so that only one micro-batch of it
+    is ever held); then each player in turn takes one optimiser step on the leaves it
     owns, seeing what earlier players have just changed (DAC's order: the discriminator on the detached fake, then the
     generator against the updated discriminator). A player whose gradient is not finite stays where it is and the step
     is counted in `state.skipped`.
@@ -24,29 +25,27 @@ def make_update(stage: Stage, accumulate: int = 1) -> Callable[[TrainState, Tree
     Args:
       stage: the stage.
       accumulate: number of micro-batches whose mean gradient makes one optimiser step; micro-batch i takes rows i,
-        i + n, i + 2n, ... so that every device keeps its own rows. Only for stages with one player.
-
-    Raises:
-      ValueError: if `accumulate` exceeds 1 for a stage with several players.
+        i + n, i + 2n, ... so that every device keeps its own rows.
     """
-    if accumulate > 1 and len(stage.players) > 1:
-        raise ValueError(f"stage {stage.name} has several players: accumulate must be 1, got {accumulate}")
 
     def update(state: TrainState, frozen: Tree, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         product_key, loss_key = jax.random.split(key)
-        product, pull = _product(stage, state, frozen, batch, product_key)
+        made = _product(stage, state, frozen, batch, product_key) if accumulate == 1 else None
         params, opt, metrics, refused = state.params, dict(state.opt), {}, jnp.zeros((), bool)
         for index, player in enumerate(stage.players):
             owned = select(params, player.owns)
-            rest = combine(frozen, state.buffers, params)
-            gradient = _Gradient(stage, player, rest, product, pull)
+            gradient = _Gradient(stage, player, combine(frozen, state.buffers, params))
             player_key = jax.random.fold_in(loss_key, index)
-            grads, loss, own_metrics = (
-                gradient(owned, batch, player_key)
-                if accumulate == 1
-                else _accumulated(gradient, owned, batch, player_key, accumulate)
-            )
+            if made is not None:
+                grads, loss, own_metrics = gradient(owned, batch, player_key, *made)
+            else:
+
+                def micro(rows: Batch, i: jax.Array, owned=owned, gradient=gradient, key=player_key) -> tuple:
+                    part = _product(stage, state, frozen, rows, jax.random.fold_in(product_key, i))
+                    return gradient(owned, rows, jax.random.fold_in(key, i), *part)
+
+                grads, loss, own_metrics = _accumulated(micro, batch, accumulate)
             norm = optax.tree.norm(grads)
             finite = jnp.isfinite(norm)
             updates, new_opt = player.optimizer.update(grads, opt[player.name], owned)
@@ -92,39 +91,38 @@ def _product(
 class _Gradient:
     """Gradient of one player's loss with respect to the leaves it owns."""
 
-    def __init__(self, stage: Stage, player: Player, rest: Tree, product: Any, pull: Callable | None):
+    def __init__(self, stage: Stage, player: Player, rest: Tree):
         self.produces = stage.produce is not None and stage.produce.player == player.name
-        self.player, self.rest, self.product, self.pull = player, rest, product, pull
+        self.player, self.rest = player, rest
 
-    def __call__(self, owned: Tree, batch: Batch, key: jax.Array) -> tuple[Tree, jax.Array, Metrics]:
+    def __call__(
+        self, owned: Tree, batch: Batch, key: jax.Array, product: Any, pull: Callable | None
+    ) -> tuple[Tree, jax.Array, Metrics]:
         if self.produces:
 
             def of_product(product: Any) -> tuple[jax.Array, Metrics]:
                 return self.player.loss(combine(self.rest, owned), product, batch, key)
 
-            (loss, metrics), cotangent = jax.value_and_grad(of_product, has_aux=True)(self.product)
-            (grads,) = self.pull(cotangent)
+            (loss, metrics), cotangent = jax.value_and_grad(of_product, has_aux=True)(product)
+            (grads,) = pull(cotangent)
             return grads, loss, metrics
 
         def of_owned(leaves: Tree) -> tuple[jax.Array, Metrics]:
-            product = jax.lax.stop_gradient(self.product)
-            return self.player.loss(combine(self.rest, leaves), product, batch, key)
+            return self.player.loss(combine(self.rest, leaves), jax.lax.stop_gradient(product), batch, key)
 
         (loss, metrics), grads = jax.value_and_grad(of_owned, has_aux=True)(owned)
         return grads, loss, metrics
 
 
-def _accumulated(
-    gradient: _Gradient, owned: Tree, batch: Batch, key: jax.Array, n: int
-) -> tuple[Tree, jax.Array, Metrics]:
-    """Mean gradient, loss and metrics over `n` strided micro-batches."""
+def _accumulated(micro: Callable[[Batch, jax.Array], Any], batch: Batch, n: int) -> Any:
+    """Mean over `n` strided micro-batches of what `micro(rows, index)` gives (gradient, loss, metrics)."""
     strided = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 0, 1), dict(batch))
 
-    def micro(total: Any, inputs: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+    def add(total: Any, inputs: tuple[jax.Array, Batch]) -> tuple[Any, None]:
         index, rows = inputs
-        return jax.tree.map(jnp.add, total, gradient(owned, rows, jax.random.fold_in(key, index))), None
+        return jax.tree.map(jnp.add, total, micro(rows, index)), None
 
-    shapes = jax.eval_shape(gradient, owned, jax.tree.map(lambda x: x[0], strided), key)
+    shapes = jax.eval_shape(micro, jax.tree.map(lambda x: x[0], strided), jnp.int32(0))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    total, _ = jax.lax.scan(micro, zeros, (jnp.arange(n), strided))
+    total, _ = jax.lax.scan(add, zeros, (jnp.arange(n), strided))
     return jax.tree.map(lambda x: x / n, total)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from spresso_jax.cli import evaluate as commands
 from spresso_jax.evaluate import curves as curve_pictures
-from spresso_jax.evaluate import decoded, protocol, report, retrieval, tables
+from spresso_jax.evaluate import decoded, gain_tables, protocol, report, retrieval, tables
 from spresso_jax.evaluate.bootstrap import Interval
 
 RATE = 48_000
@@ -132,6 +132,16 @@ def test_evaluation_resumes_and_gives_the_same_numbers(tmp_path, evaluated):
     scores = protocol.evaluate(CLIPS, systems(calls)[:2], tmp_path, options=options)
     assert calls == [2]
     assert scores["figures"]["model.m1"]["si_sdr"] == evaluated[1]["figures"]["model.m1"]["si_sdr"]
+
+
+def test_written_table_holds_the_denoising_loss_and_gain_by_noise_level(evaluated):
+    out, scores = evaluated
+    text = (out / "table.md").read_text()
+    assert "| Wiener, one frame | 1.000 | 0.900 | 0.800 |" in text
+    assert "| model: own 2 codebooks | 0.500 | 0.500 | 0.500 |" in text
+    assert "sigma 0.3 to 0.9" in text and "0.500 [0.400, 0.600]" in text and "6 clips" in text
+    assert "| model: 2 codebooks | model: continuous z | 0.00000 [0.00000, 0.00000] |" in text
+    assert gain_tables.gain_markdown({**scores, "models": {"model": {"provenance": "x"}}}) == ""
 
 
 def test_another_fingerprint_decodes_again(tmp_path):

@@ -154,4 +154,10 @@ def test_evaluate_command_runs_a_model_folder_end_to_end(folder, tmp_path):
     assert "similarity_clap" in scores["figures"]["tiny.m3"]
     assert scores["models"]["tiny"]["provenance"] == load_facts(folder)["provenance"]
     assert scores["options"]["number_of_clips"] == 2 and scores["options"]["steps"] == 2
+    gain = ["--gain-only", "--gain-clips", "2", "--codebooks", "3", "--out", str(tmp_path / "gain")]
+    result = CliRunner().invoke(app, [*arguments[:4], *gain])
+    assert result.exit_code == 0, result.output
+    scores = json.loads((tmp_path / "gain" / "scores.json").read_text())
+    assert [s["key"] for s in scores["systems"]] == ["source"]
+    assert set(scores["models"]["tiny"]["conditioning_gain"]) == {"continuous z", "3 codebooks"}
     jax.clear_caches()

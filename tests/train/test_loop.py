@@ -7,23 +7,26 @@ import signal
 
 import jax
 import numpy as np
+import optax
 import pytest
 from train.toy_stage import batches, regression, validation
 
 from spresso_jax.checkpoints.store import CheckpointError, CheckpointStore
 from spresso_jax.observe.metrics import MetricsWriter, read_metrics
+from spresso_jax.train.best import BestState
 from spresso_jax.train.loop import LoopConfig, RunIO, run
 from spresso_jax.train.mesh import make_mesh
 
 
-def go(folder, steps, *, resume=False, draw=batches, stage=None, **changes):
+def go(folder, steps, *, resume=False, draw=batches, stage=None, best=None, **changes):
     store = CheckpointStore(folder / "checkpoints", keep=3)
+    kept = BestState(CheckpointStore(folder / "best", keep=1), best) if best else None
     previews = {}
     metrics = MetricsWriter(folder / "metrics.jsonl", resume_step=store.steps()[-1] if resume else -1)
     io = RunIO(
         draw=draw, validation={"val": validation}, store=store, metrics=metrics,
         write_preview=lambda step, arrays: previews.update({step: arrays}), meta={"upstream": None},
-        resume_command="again",
+        resume_command="again", best=kept,
     )  # fmt: skip
     config = LoopConfig(
         **{**dict(steps=steps, log_every=1, validate_every=5, preview_every=5, save_every=4), **changes}
@@ -33,6 +36,8 @@ def go(folder, steps, *, resume=False, draw=batches, stage=None, **changes):
     finally:
         metrics.close()
         store.close()
+        if kept is not None:
+            kept.store.close()
 
 
 def losses(folder, split="train"):
@@ -76,6 +81,23 @@ def test_validation_and_previews_come_at_their_steps_under_the_average(tmp_path)
     _, previews = go(tmp_path, 10)
     assert sorted(losses(tmp_path, "val")) == [0, 5, 10]
     assert sorted(previews) == [5, 10]
+
+
+def test_the_chosen_state_is_that_of_the_lowest_held_out_figure_also_after_a_resume(tmp_path):
+    # A rate far too high: held-out loss falls once, and then only rises.
+    stage = regression(optimizer=optax.chain(optax.sgd(0.1), optax.scale_by_schedule(lambda step: 1.0 + step)))
+    settings = dict(stage=stage, best="loss", validate_every=2)
+    whole, _ = go(tmp_path / "whole", 24, **settings)
+    figures = losses(tmp_path / "whole", "val")
+    best = min(figures, key=figures.get)
+    assert 0 < best < 24 and int(whole.chosen.step) == best and int(whole.state.step) == 24
+    interrupted, _ = go(tmp_path / "parts", 20, **settings)
+    resumed, _ = go(tmp_path / "parts", 24, resume=True, **settings)
+    for outcome in (interrupted, resumed):
+        for a, b in zip(jax.tree.leaves(whole.chosen.params), jax.tree.leaves(outcome.chosen.params), strict=True):
+            np.testing.assert_array_equal(a, b)
+    plain, _ = go(tmp_path / "plain", 4, stage=stage)
+    assert plain.chosen is plain.state
 
 
 def test_a_first_interrupt_saves_and_says_how_to_go_on(tmp_path, capsys):
