@@ -76,6 +76,16 @@ def test_the_update_lowers_for_cuda_and_tpu(name, model):
     assert traced.lower(lowering_platforms=("cuda", "tpu")) is not None
 
 
+@pytest.mark.parametrize("changes", [["augment.loudness=true", "augment.phase=true"], ["model.dtype=bfloat16"]])
+def test_the_audio_ae_step_lowers_with_augmentation_in_bfloat16_and_in_micro_batches(changes):
+    stage = registry.build("audio_ae", load_config("audio_ae:tiny", changes), None)
+    state, frozen = abstract_state(stage, 0, make_mesh())
+    update = make_update(stage, accumulate=2)
+    after, metrics = jax.eval_shape(update, state, frozen, dict(stage.batch_spec))
+    assert jax.tree.map(jnp.shape, after.params) == jax.tree.map(jnp.shape, state.params)
+    assert {"generator/mel", "generator/waveform", "discriminator/loss"} <= set(metrics)
+
+
 def owned(name, model):
     stage = built(name, model)
     params, buffers, frozen = split(stage, inherit(stage, jax.eval_shape(stage.init, jax.random.key(0))))
