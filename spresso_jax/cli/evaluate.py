@@ -179,7 +179,7 @@ def _model_systems(
     """Columns and facts of every model folder; a folder without the codec's networks gives its gain only."""
     from spresso_jax.checkpoints.weights import find_model_folder, load_facts, load_model
     from spresso_jax.codec.codec import Codec
-    from spresso_jax.codec.networks import CODEC_NETWORKS
+    from spresso_jax.codec.networks import is_codec
     from spresso_jax.evaluate.denoiser import measure_gain
     from spresso_jax.evaluate.systems import codec_systems, linear_system
 
@@ -191,7 +191,7 @@ def _model_systems(
     facts: dict[str, dict] = {}
     for index, (folder, name) in enumerate(zip(folders, names, strict=True)):
         known = load_facts(folder)
-        complete = all(f"{network}.safetensors" in known["fingerprints"] for network in CODEC_NETWORKS)
+        complete = is_codec(known)
         wanted = _numbers(codebooks[index if len(codebooks) > 1 else 0]) if codebooks else []
         facts[name] = {key: known.get(key) for key in ("name", "operating_point", "provenance", "licence")}
         if complete:
@@ -211,7 +211,8 @@ def _model_systems(
 
 def _gain_networks(facts: dict, complete: bool) -> list[str]:
     present = [name.removesuffix(".safetensors") for name in facts["fingerprints"]]
-    return [name for name in present if not (complete and name == "clap")]
+    outdated = facts.get("outdated") or ()
+    return [name for name in present if name not in outdated and not (complete and name == "clap")]
 
 
 def _one_bound(systems: list[System]) -> list[System]:

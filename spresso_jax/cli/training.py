@@ -161,15 +161,21 @@ def _leave_model(
 
     from spresso_jax.checkpoints.weights import Network, save_model
     from spresso_jax.codec.networks import network_class
+    from spresso_jax.stages.registry import outdated_after
     from spresso_jax.train.state import networks_of
 
     networks = networks_of(outcome.chosen, outcome.frozen, stage.chosen_ema)
     finished = stage.finish(networks, lambda: feed.draw(0))
     merged = dict(upstream.networks) if upstream else {}
+    inherited = tuple(merged)
     for name, (config, params) in finished.networks.items():
         arrays = jax.tree.map(np.asarray, jax.device_get(params))
         merged[name] = Network(config=config, params=arrays, class_name=network_class(name).__name__)
     known = dict(upstream.facts) if upstream else {}
+    outdated = outdated_after(request.stage, known.pop("outdated", ()), inherited, finished.networks)
+    if outdated:
+        facts = {**facts, "outdated": outdated}
+        print(f"{', '.join(outdated)}: from before this training, kept to go on from; train them again", flush=True)
     provenance = [*known.get("provenance", []), _provenance(request, int(outcome.chosen.step))]
     target = request.run / "model"
     save_model(target, merged, {**known, **facts, **finished.facts, "provenance": provenance}, overwrite=True)

@@ -26,7 +26,7 @@ from spresso_jax.checkpoints.fingerprint import model_id
 from spresso_jax.checkpoints.weights import Model, ModelFolderError, load_facts, load_model
 from spresso_jax.codec import signal
 from spresso_jax.codec.bitstream import SAMPLE_RATES, EncodedAudio, Header, samples_at_48_khz
-from spresso_jax.codec.networks import CODEC_NETWORKS
+from spresso_jax.codec.networks import CODEC_NETWORKS, check_up_to_date
 from spresso_jax.codec.programs import SAMPLERS, Context, Programs
 from spresso_jax.codec.windows import Windows, bucket
 from spresso_jax.shapes import CLIP_FRAMES, HOP, SAMPLE_RATE, frames_of
@@ -52,9 +52,10 @@ class Codec:
             larger calls gain nothing, and 8 elsewhere. Changes speed and memory, and results only by rounding.
 
         Raises:
-          ModelFolderError: if a network or a fact is missing or malformed.
+          ModelFolderError: if a network or a fact is missing or malformed, or a network is outdated by another.
         """
         self.facts = dict(model.facts)
+        check_up_to_date(self.facts)
         self._folder = model.folder
         self._clap = model.networks.get("clap")
         self._programs = Programs(model.networks, window_batch)

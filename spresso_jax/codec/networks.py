@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,6 +21,24 @@ CLASSES = {
     "quantizer": ("spresso_jax.quantizer.qinco", "Qinco"),
 }
 CODEC_NETWORKS = ("audio_ae", "latent_encoder", "projector", "dit", "quantizer")
+
+
+def is_codec(facts: Mapping[str, Any]) -> bool:
+    """Whether the model folder with these facts holds every network that coding needs, trained for each other."""
+    return all(f"{name}.safetensors" in facts["fingerprints"] for name in CODEC_NETWORKS) and not _outdated(facts)
+
+
+def check_up_to_date(facts: Mapping[str, Any]) -> None:
+    """Raises ModelFolderError if the codec would use a network from before a network under it was trained on."""
+    if outdated := _outdated(facts):
+        raise ModelFolderError(
+            f"{', '.join(outdated)}: trained before other networks of this model changed; train the stages that make them"
+            " again (spresso info MODEL tells what was trained when)"
+        )
+
+
+def _outdated(facts: Mapping[str, Any]) -> list[str]:
+    return [name for name in CODEC_NETWORKS if name in (facts.get("outdated") or ())]
 
 
 def network_class(name: str) -> type:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -18,21 +19,35 @@ class Entry:
       reads: "clips" (audio), "captioned_clips" (audio and tokens), "latents" (cached x0 and text), "vectors" (cached z) or
         "coded_latents" (cached x0 with codes).
       needs: networks that an upstream model must hold.
+      outdates: networks of an upstream model that no longer fit what this stage has changed, until they are trained again.
     """
 
     name: str
     reads: str
     needs: tuple[str, ...] = ()
+    outdates: tuple[str, ...] = ()
 
 
 STAGES = (
-    Entry("audio_ae", "clips"),
-    Entry("clap", "captioned_clips"),
-    Entry("text_to_audio", "latents", ("audio_ae", "clap")),
-    Entry("diffusion_ae", "latents", ("audio_ae", "clap", "dit")),
+    Entry("audio_ae", "clips", outdates=("dit", "latent_encoder", "projector", "quantizer")),
+    Entry("clap", "captioned_clips", outdates=("dit",)),
+    Entry("text_to_audio", "latents", ("audio_ae", "clap"), ("latent_encoder", "projector", "quantizer")),
+    Entry("diffusion_ae", "latents", ("audio_ae", "clap", "dit"), ("quantizer",)),
     Entry("quantizer", "vectors", ("audio_ae", "clap", "dit", "latent_encoder", "projector")),
     Entry("decoder_finetune", "coded_latents", ("audio_ae", "clap", "dit", "latent_encoder", "projector", "quantizer")),
 )
+
+
+def outdated_after(name: str, before: Iterable[str], inherited: Iterable[str], trained: Iterable[str]) -> list[str]:
+    """Networks of a model that do not fit its others once stage `name` has run.
+
+    Args:
+      name: the stage.
+      before: those of its upstream model.
+      inherited: networks that the upstream model holds.
+      trained: networks that the stage wrote.
+    """
+    return sorted((set(before) | set(entry(name).outdates) & set(inherited)) - set(trained))
 
 
 def entry(name: str) -> Entry:

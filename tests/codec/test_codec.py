@@ -236,6 +236,7 @@ def test_missing_networks_shapes_classes_and_facts_are_named(folder):
         ({"operating_point": {**point, "overlap": 40}}, "overlap"),
         ({"latent_statistics": {"mean": [0.0], "std": [1.0]}}, "latent_statistics"),
         ({"latent_statistics": None}, "latent_statistics"),
+        ({"outdated": ["clap", "quantizer"]}, "^quantizer: trained before other networks"),
     ):
         with pytest.raises(ModelFolderError, match=message):
             Codec(broken(**change))

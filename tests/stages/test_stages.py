@@ -151,3 +151,14 @@ def test_a_model_that_lacks_a_network_is_refused_by_name(model):
     with pytest.raises(ValueError, match="choose one of audio_ae"):
         registry.entry("audio")
     assert set(tiny_networks()) >= {name for entry in registry.STAGES for name in entry.needs}
+
+
+def test_networks_trained_before_what_they_build_on_are_outdated_until_trained_again():
+    whole = ("audio_ae", "clap", "dit", "latent_encoder", "projector", "quantizer")
+    after = registry.outdated_after("audio_ae", (), whole, ["audio_ae"])
+    assert after == ["dit", "latent_encoder", "projector", "quantizer"]
+    after = registry.outdated_after("text_to_audio", after, whole, ["dit"])
+    after = registry.outdated_after("diffusion_ae", after, whole, ["dit", "latent_encoder", "projector"])
+    assert after == ["quantizer"]
+    assert registry.outdated_after("quantizer", after, whole, ["quantizer"]) == []
+    assert registry.outdated_after("audio_ae", (), (), ["audio_ae"]) == []
