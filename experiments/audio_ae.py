@@ -2,7 +2,8 @@
 
     spresso train audio_ae --config audio_ae:small --data SHARDS --run runs/audio_ae
 
-Presets: paper (13.6 M decoder, 17.9 M encoder; weeks of GPU), small and nano (two CPU cores, half an hour), tiny (demo, tests).
+Presets: paper (13.6 M decoder, 17.9 M encoder; weeks of GPU), large (94 M in all), woosh (the layout of the public Woosh
+weights, 221 M), small and nano (two CPU cores, half an hour), tiny (demo, tests).
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from spresso_jax.configuration import blocks
 
 def get_config(preset: str | None = None) -> ConfigDict:
     """Config of one preset."""
-    size, _ = blocks.split_preset(preset)
+    size, _ = blocks.split_preset(preset, sizes=(*blocks.SIZES, "large", "woosh"))
     config = ConfigDict(
         dict(
             stage="audio_ae",
@@ -22,7 +23,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
                 dim=512, intermediate=1536, encoder_blocks=8, decoder_blocks=8,
                 latent_channels=128,  # S-PRESSO 4.2.1
                 encoder_input="log_phase", head="magnitude_phase", padding="same",  # decisions 2, 4
-                bottleneck="none",  # decision 5
+                bottleneck="none", projection_kernel=1,  # decision 5
                 linear_start=False, linear_start_path="frozen", compand_exponent=0.35,  # decision 28
                 relative_networks=False,
                 remat=False, dtype="float32",
@@ -48,7 +49,16 @@ def get_config(preset: str | None = None) -> ConfigDict:
         )
     )  # fmt: skip
     config.data.validation_seconds = 5.0  # DAC validates on 5 s
-    if size != "paper":
+    if size == "large":
+        config.model.update(dict(dim=768, intermediate=2304, encoder_blocks=12, decoder_blocks=12))  # decision 3
+    if size == "woosh":
+        config.model.update(
+            dict(
+                dim=2048, intermediate=3072, encoder_input="complex", head="circle", padding="center",
+                projection_kernel=3,
+            )
+        )  # fmt: skip
+    if size in ("small", "nano", "tiny"):
         # The linear start keeps a sound's level and phase, so that there is no variety to teach.
         config.augment.update(dict(loudness=False, phase=False))
     if size == "small" or size == "nano":

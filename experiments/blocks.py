@@ -5,21 +5,23 @@ from ml_collections import ConfigDict
 SIZES = ("paper", "small", "nano", "tiny")
 
 
-def split_preset(preset: str | None, default: str = "paper") -> tuple[str, str | None]:
-    """(size, rate) of a preset such as "small", "1hz" or "small-1hz".
+def split_preset(
+    preset: str | None, default: str = "paper", sizes: tuple[str, ...] = SIZES
+) -> tuple[str, str | None]:
+    """(size, rate) of a preset such as "small", "1hz" or "small-1hz"; `sizes` are those that the experiment has.
 
     Raises:
       ValueError: if a part is neither a size nor a rate.
     """
     size, rate = default, None
     for part in (preset or "").split("-"):
-        if part in SIZES:
+        if part in sizes:
             size = part
         elif part.endswith("hz"):
             rate = part
         elif part:
             raise ValueError(
-                f"unknown preset part {part!r}: sizes are {', '.join(SIZES)}; rates are 25hz, 11hz, 5hz, 1hz"
+                f"unknown preset part {part!r}: sizes are {', '.join(sizes)}; rates are 25hz, 11hz, 5hz, 1hz"
             )
     return size, rate
 

@@ -5,6 +5,7 @@ import pytest
 
 from spresso_jax.audio_ae.autoencoder import CHOICES, AudioAutoencoder, decode_to_length, encode_any_length
 from spresso_jax.audio_ae.linear_start import linear_codec_decode, linear_codec_encode
+from spresso_jax.configuration import load_config, to_plain
 from spresso_jax.shapes import frames_of
 
 TINY = {"dim": 8, "intermediate": 16, "encoder_blocks": 1, "decoder_blocks": 1}
@@ -106,3 +107,31 @@ def test_wrong_options_and_shapes_are_named():
         module.apply({"params": params}, jnp.zeros((1, 500, 1)))
     with pytest.raises(ValueError, match="latent frames hold"):
         decode_to_length(module, params, jnp.zeros((1, 2, 128)), 961)
+
+
+@pytest.mark.parametrize(("preset", "parameters"), [("paper", 31_483_458), ("woosh", 221_158_947)])
+def test_presets_have_the_published_number_of_parameters(preset, parameters):
+    """Vocos' decoder with its mirrored encoder; Woosh-AE as published."""
+    module = AudioAutoencoder(**to_plain(load_config(f"audio_ae:{preset}").model))
+    shapes = jax.eval_shape(lambda key: module.init(key, jnp.zeros((1, 4800, 1))), jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters
+
+
+def test_relative_networks_follow_the_level_and_keep_silence():
+    config = {**LINEAR, "relative_networks": True}
+    module, params, audio = start(**config)
+    keys = iter(jax.random.split(jax.random.key(3), 2))
+    for name in ("projection", "head_out"):  # as training leaves them: not zero
+        kernel = params[name]["kernel"]
+        params = {**params, name: {**params[name], "kernel": 0.1 * jax.random.normal(next(keys), kernel.shape)}}
+    linear = linear_codec_decode(linear_codec_encode(audio), audio.shape[1])
+    added = run(module, params, audio) - linear
+    assert float(jnp.abs(added).max()) > 1e-4
+    quiet = run(module, params, 1e-3 * audio) - 1e-3 * linear
+    ratio = float(jnp.linalg.norm(quiet) / jnp.linalg.norm(added))
+    assert 1e-4 < ratio < 1e-2  # about the level, whatever the backbones make of the normalised frames
+    np.testing.assert_allclose(run(module, params, jnp.zeros_like(audio)), 0.0, atol=1e-8)
+    gradient = jax.grad(lambda p: module.apply({"params": p}, jnp.zeros_like(audio)).sum())(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    with pytest.raises(ValueError, match="relative_networks needs linear_start"):
+        start(**TINY, relative_networks=True)
