@@ -32,7 +32,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
             # What the discriminators see of a batch: rows (0: all) and seconds (0: all), an excerpt drawn each step.
             adversary=dict(rows=0, seconds=0.0),
             # DAC's weights: 15 mel, 2 feature matching, 1 adversarial (S-PRESSO 4.2.1, "training follows [4]").
-            loss=dict(mel=15.0, feature_matching=2.0, adversarial=1.0, waveform=0.0),
+            loss=dict(mel=15.0, feature_matching=2.0, adversarial=1.0, waveform_db=0.0),
             # DAC: two AdamW at 1e-4, betas 0.8/0.99, decay 0.01 on everything, rate * 0.999996 a step.
             optimizer=blocks.adamw(
                 1e-4, schedule="exponential", decay=0.999996, b1=0.8, b2=0.99, weight_decay=0.01,
@@ -73,7 +73,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
         # DAC has no waveform error; beside a linear start it keeps the phase that the start provides (decision 6). Two a
         # decibel: the networks may cost a decibel where that brings 0.13 of mel distance.
         # The adversary is weak here, as its excerpts are few; at DAC's weights it costs SI-SDR from the first step.
-        config.loss.update(dict(waveform=2.0, feature_matching=0.5, adversarial=0.2))
+        config.loss.update(dict(waveform_db=2.0, feature_matching=0.5, adversarial=0.2))
         config.optimizer.update(
             dict(
                 learning_rate=5e-4,
@@ -99,7 +99,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
         )  # fmt: skip
         config.discriminator.width_factor = 0.03125
         config.adversary.update(dict(rows=2, seconds=0.1))
-        config.loss.waveform = 0.5
+        config.loss.waveform_db = 0.5
         config.optimizer.update(
             dict(learning_rate=1e-3, schedule="cosine", ramp_steps=5, weight_decay=0.0, clip_norm=50.0)
         )

@@ -56,6 +56,7 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> Any:
 
     if spec.endswith(".json"):
         config = _from_json(Path(spec))
+        _check_complete(config, Path(spec))
     else:
         name, _, preset = spec.partition(":")
         path = Path(name)
@@ -135,6 +136,19 @@ def _from_json(path: Path) -> Any:
         return ConfigDict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path}: not a readable config.json ({error})") from error
+
+
+def _check_complete(config: Any, path: Path) -> None:
+    """A run of an older version lacks keys that its stage reads by now: better said before the stage is built."""
+    stage = str(config.get("stage", ""))
+    if not stage or not (experiments_folder() / f"{stage}.py").is_file():
+        return
+    missing = sorted(set(flat_keys(load_experiment(stage).get_config())) - set(flat_keys(config)))
+    if missing:
+        raise ConfigError(
+            f"{path} lacks {', '.join(missing)}, which stage {stage} reads: it was written by another version. Go on with"
+            " that version, or start a new run"
+        )
 
 
 def _load_module(path: Path) -> ModuleType:

@@ -30,6 +30,11 @@ def frames_of(samples: int) -> int:
     return max(1, -(-samples // HOP))
 
 
+def whole_hops(seconds: float) -> int:
+    """Number of samples at 48 kHz of a duration, rounded to whole hops."""
+    return int(round(seconds * SAMPLE_RATE / HOP)) * HOP
+
+
 def pooled_length(frames: int, downsample: int) -> int:
     """Number of full windows of `downsample` frames in `frames` frames (the tail is dropped).
 

@@ -1,5 +1,7 @@
 """Experiment files: presets, overrides, locks and suggestions; and the paper's values, each once."""
 
+import json
+
 import pytest
 
 from spresso_jax.bitrate import PAPER_OPERATING_POINTS, bitrate_kbps, compression_ratio
@@ -11,14 +13,21 @@ STAGES = ("audio_ae", "clap", "text_to_audio", "diffusion_ae", "quantizer", "dec
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("size", ["paper", "small", "nano", "tiny"])
 def test_every_preset_loads_and_survives_a_round_trip_through_json(stage, size, tmp_path):
-    import json
-
     config = load_config(f"{stage}:{size}")
     assert config.stage == stage and config.loop.steps > 0
     path = tmp_path / "config.json"
     path.write_text(json.dumps(to_plain(config)))
     again = load_config(str(path))
     assert to_plain(again) == json.loads(json.dumps(to_plain(config)))
+
+
+def test_a_saved_config_that_lacks_a_key_names_it(tmp_path):
+    config = to_plain(load_config("audio_ae:tiny"))
+    del config["data"]["validation_seconds"]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="lacks data.validation_seconds, which stage audio_ae reads"):
+        load_config(str(path))
 
 
 @pytest.mark.parametrize(

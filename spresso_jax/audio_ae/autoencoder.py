@@ -260,6 +260,18 @@ class AudioAutoencoder(nn.Module):
         return audio[..., None]
 
 
+def encode_hops(module: AudioAutoencoder, params: dict, audio: Array) -> Array:
+    """Latent [B, S / 480, C] of `[B, S, 1]` audio in whole hops; 'center' padding makes one frame more, which is dropped."""
+    return module.apply({"params": params}, audio, method="encode")[:, : audio.shape[1] // HOP]
+
+
+def decode_frames(module: AudioAutoencoder, params: dict, latent: Array) -> Array:
+    """Audio [B, T * 480, 1] of a latent [B, T, C]; 'center' padding needs one frame more, a copy of the last."""
+    if module.padding == "center":
+        latent = jnp.concatenate([latent, latent[:, -1:]], axis=1)
+    return module.apply({"params": params}, latent, method="decode")
+
+
 def encode_any_length(module: AudioAutoencoder, params: dict, audio: Array) -> Array:
     """Latent of `[B, S, 1]` audio, any S >= 1: zeros fill the last hop, T = max(1, ceil(S / 480)) (one more: 'center').
     """

@@ -32,8 +32,10 @@ class CheckpointStore:
         self.folder = Path(folder).absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=asynchronous, step_prefix=None, create=True
-        )
+            max_to_keep=keep, enable_async_checkpointing=asynchronous, step_prefix=None, create=True,
+            # Two stores of one run may write the same step at once: their hosts must not meet at each other's barriers.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.folder.name),
+        )  # fmt: skip
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def steps(self) -> list[int]:
@@ -63,6 +65,12 @@ class CheckpointStore:
         for name, tree in state.ema.items():
             items[f"ema_{name}"] = ocp.args.StandardSave(tree)
         self._guard(lambda: self._manager.save(step, args=ocp.args.Composite(**items), force=True), step)
+
+    def delete(self, step: int) -> None:
+        """Removes one complete step; nothing happens if there is none."""
+        self.wait()
+        if step in self._manager.all_steps():
+            self._manager.delete(step)
 
     def restore(self, state: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
         """(state, meta) of `step` (the newest by default), placed as the abstract `state` says.

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipeline import loader
 from data_pipeline.records import open_split, splits_of
-from spresso_jax.shapes import CLIP_FRAMES, HOP, SAMPLE_RATE
+from spresso_jax.shapes import CLIP_FRAMES, whole_hops
 
 Batches = Iterator[Mapping[str, np.ndarray]]
 
@@ -61,8 +61,8 @@ def make_feed(reads: str, paths: Sequence[str | Path], config: Any, tokenize: Ca
         threads=config.data.threads,
     )
     if reads in ("clips", "captioned_clips"):
-        samples = _whole_hops(config.data.seconds)
-        held_out = _whole_hops(config.data.validation_seconds) or samples
+        samples = whole_hops(config.data.seconds)
+        held_out = whole_hops(config.data.validation_seconds) or samples
         chosen = tokenize if reads == "captioned_clips" else None
 
         def draw(step: int) -> Batches:
@@ -84,10 +84,6 @@ def make_feed(reads: str, paths: Sequence[str | Path], config: Any, tokenize: Ca
             return lambda: _array_pass(source, config.data)
 
     return Feed(draw, {source.title: passes(source) for source in val}, sum(loader.count_records(s) for s in train))
-
-
-def _whole_hops(seconds: float) -> int:
-    return int(round(seconds * SAMPLE_RATE / HOP)) * HOP
 
 
 def vector_feed(train: Path, val: Path, config: Any) -> Feed:

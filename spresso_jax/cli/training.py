@@ -63,6 +63,7 @@ def train(request: RunRequest) -> Path | None:
         raise TrainingError(f"the config is for stage {config.stage}, not {request.stage}")
     _enter_run_folder(request)
     upstream = load_model(request.upstream) if request.upstream else None
+    refuse_outdated(request, upstream)
     feed, config, facts = prepare_feed(request, upstream)
     stage = registry.build(request.stage, config, upstream)
     store = CheckpointStore(run / "checkpoints", keep=config.loop.keep)
@@ -70,7 +71,7 @@ def train(request: RunRequest) -> Path | None:
         print(f"{run}: no checkpoint yet; starting at step 0", flush=True)
     resume = request.resume and bool(store.steps())
     _check_unchanged(store, request, upstream, resume)
-    best = BestState(CheckpointStore(run / "best", keep=1), stage.best) if stage.best else None
+    best = BestState(CheckpointStore(run / "best", keep=1), stage.best, resume) if stage.best else None
     metrics = MetricsWriter(run / "metrics.jsonl", resume_step=store.steps()[-1] if resume else -1)
     loop_config = loop.LoopConfig(seed=config.seed, **to_plain(config.loop))
     io = loop.RunIO(
@@ -103,6 +104,19 @@ def resume_command(request: RunRequest) -> str:
     if request.upstream:
         parts += ["--upstream", str(request.upstream)]
     return shlex.join([*parts, "--resume"])
+
+
+def refuse_outdated(request: RunRequest, upstream: Any) -> None:
+    """Raises TrainingError if the stage would build on a network that no longer fits the others of its model."""
+    from spresso_jax.stages.registry import entry
+
+    outdated = set(upstream.facts.get("outdated") or ()) if upstream is not None else set()
+    wrong = [name for name in entry(request.stage).needs if name in outdated]
+    if wrong:
+        raise TrainingError(
+            f"{request.upstream}: {', '.join(wrong)} was trained before other networks of this model changed; train the"
+            f" stages between them and {request.stage} again first"
+        )
 
 
 def _enter_run_folder(request: RunRequest) -> None:
@@ -172,10 +186,16 @@ def _leave_model(
         arrays = jax.tree.map(np.asarray, jax.device_get(params))
         merged[name] = Network(config=config, params=arrays, class_name=network_class(name).__name__)
     known = dict(upstream.facts) if upstream else {}
+    # What is trained on a model is another model: its licence and provenance are handed on, its name is not.
+    known.pop("name", None)
     outdated = outdated_after(request.stage, known.pop("outdated", ()), inherited, finished.networks)
     if outdated:
         facts = {**facts, "outdated": outdated}
-        print(f"{', '.join(outdated)}: from before this training, kept to go on from; train them again", flush=True)
+        print(
+            f"the model also holds {', '.join(outdated)}, trained on what this stage has changed: later stages can start from"
+            " them, but the codec will not use them until they are trained again",
+            flush=True,
+        )
     provenance = [*known.get("provenance", []), _provenance(request, int(outcome.chosen.step))]
     target = request.run / "model"
     save_model(target, merged, {**known, **facts, **finished.facts, "provenance": provenance}, overwrite=True)
@@ -222,7 +242,9 @@ def describe(request: RunRequest) -> str:
     if found.needs and not request.upstream:
         raise TrainingError(f"stage {request.stage} needs --upstream MODEL with {', '.join(found.needs)}")
     if request.upstream:
-        have = load_model(request.upstream).networks
+        upstream = load_model(request.upstream)
+        refuse_outdated(request, upstream)
+        have = upstream.networks
         missing = [name for name in found.needs if name not in have]
         if missing:
             raise TrainingError(f"{request.upstream} lacks {', '.join(missing)}, which stage {request.stage} needs")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spresso_jax.audio_ae.autoencoder import AudioAutoencoder
+from spresso_jax.audio_ae.autoencoder import AudioAutoencoder, encode_hops
 from spresso_jax.audio_ae.statistics import standardise
 from spresso_jax.clap.model import Clap
 from spresso_jax.clap.tokenizer import Tokenizer
@@ -93,9 +93,7 @@ class LatentExtractor:
             )
 
     def _encode(self, params: Any, audio: jax.Array) -> jax.Array:
-        latent = self.autoencoder.apply({"params": params}, audio, method="encode")
-        # 'center' padding gives one frame more than there are hops; the codec drops it as well
-        latent = latent[:, : audio.shape[1] // HOP]
+        latent = encode_hops(self.autoencoder, params, audio)
         facts = self.statistics
         return standardise(latent, jnp.asarray(facts["mean"]), jnp.asarray(facts["std"]), facts["sigma_data"])
 

@@ -26,7 +26,7 @@ from spresso_jax.audio_ae.losses import (
 from spresso_jax.audio_ae.statistics import LatentStatistics
 from spresso_jax.audio_ae.transforms import training_transform
 from spresso_jax.configuration import to_plain
-from spresso_jax.shapes import HOP, SAMPLE_RATE
+from spresso_jax.shapes import HOP, whole_hops
 from spresso_jax.train.optimizers import adamw_from
 from spresso_jax.train.stage import Batch, Finished, Metrics, Player, Produce, Stage, Tree
 
@@ -38,7 +38,7 @@ def build(config: Any, upstream: Any = None) -> Stage:
     fields = to_plain(config.model)
     autoencoder = AudioAutoencoder(**fields)
     discriminator = Discriminator(**to_plain(config.discriminator))
-    samples = _whole_hops(config.data.seconds)
+    samples = whole_hops(config.data.seconds)
     weights, augment = config.loss, to_plain(config.augment)
 
     def init(key: jax.Array) -> Tree:
@@ -51,7 +51,7 @@ def build(config: Any, upstream: Any = None) -> Stage:
 
     def judge(networks: Tree, key: jax.Array, real: jax.Array, fake: jax.Array) -> tuple[list, list]:
         """Maps of real and fake sound from one pass over both, on an excerpt when the config asks for one."""
-        rows, length = config.adversary.rows or real.shape[0], _whole_hops(config.adversary.seconds) or samples
+        rows, length = config.adversary.rows or real.shape[0], whole_hops(config.adversary.seconds) or samples
         start = jax.random.randint(key, (), 0, samples - length + 1)
         both = jnp.concatenate([real[:rows], fake[:rows]])
         excerpt = jax.lax.dynamic_slice_in_dim(both, start, length, axis=1)
@@ -74,7 +74,7 @@ def build(config: Any, upstream: Any = None) -> Stage:
             "mel": multi_scale_mel_loss(fake, real_log_mel=multi_scale_log_mel(real)),
             "feature_matching": feature_matching_loss(real_maps, fake_maps),
             "adversarial": adversarial_loss(fake_maps),
-            "waveform": waveform_error_db(fake, real),
+            "waveform_db": waveform_error_db(fake, real),
         }
         return sum(weights[name] * value for name, value in parts.items()), parts
 
@@ -83,7 +83,7 @@ def build(config: Any, upstream: Any = None) -> Stage:
         fake = autoencoder.apply({"params": networks[NETWORK]}, real)
         return {
             "mel": multi_scale_mel_loss(fake, real),
-            "waveform": waveform_error_db(fake, real),
+            "waveform_db": waveform_error_db(fake, real),
             "si_sdr": jnp.mean(_si_sdr(real[..., 0], fake[..., 0])),
         }
 
@@ -135,10 +135,6 @@ def build(config: Any, upstream: Any = None) -> Stage:
         preview=preview,
         finish=finish,
     )
-
-
-def _whole_hops(seconds: float) -> int:
-    return int(round(seconds * SAMPLE_RATE / HOP)) * HOP
 
 
 def _si_sdr(reference: jax.Array, estimate: jax.Array) -> jax.Array:

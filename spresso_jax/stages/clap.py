@@ -16,7 +16,7 @@ from spresso_jax.clap.front_ends import log_mel_features
 from spresso_jax.clap.htsat import input_statistics
 from spresso_jax.clap.model import Clap
 from spresso_jax.configuration import to_plain
-from spresso_jax.shapes import HOP, SAMPLE_RATE
+from spresso_jax.shapes import whole_hops
 from spresso_jax.train.optimizers import adamw_from
 from spresso_jax.train.stage import Batch, Finished, Metrics, Player, Stage, Tree
 
@@ -29,7 +29,7 @@ def build(config: Any, upstream: Any = None) -> Stage:
     fields = to_plain(config.model)
     clap = Clap(**fields)
     tokens = config.text_tokens
-    samples = int(round(config.data.seconds * SAMPLE_RATE / HOP)) * HOP
+    samples = whole_hops(config.data.seconds)
 
     def init(key: jax.Array) -> Tree:
         text = jnp.zeros((1, tokens), jnp.int32), jnp.ones((1, tokens), bool)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spresso_jax.audio_ae.statistics import LatentStatistics, standardise
+from spresso_jax.audio_ae.statistics import LatentStatistics
 from spresso_jax.configuration import to_plain
 from spresso_jax.diffusion.guidance import drop_text
 from spresso_jax.diffusion_autoencoder.encoder import LatentEncoder, Projector
@@ -134,8 +134,6 @@ def _embedding_statistics(model: DiffusionAutoencoder, networks: Tree, draw: Cal
 
 def _silence_embedding(model: DiffusionAutoencoder, networks: Tree, listener: listening.Listener) -> list[list[float]]:
     """z of five seconds of silence: what stands for the windows after the end of a sound, which are never sent."""
-    silence = jnp.zeros((1, CLIP_SAMPLES, 1))
-    latent = listener.autoencoder.apply({"params": listener.params}, silence, method="encode")
-    x0 = standardise(latent, listener.mean, listener.std, listener.sigma_data)
+    x0 = listener.latent(jnp.zeros((1, CLIP_SAMPLES, 1)))
     # Four decimals are finer than float16 weights resolve, and a fifth of the text.
     return np.round(np.asarray(model.encode(networks, x0), np.float64)[0], 4).tolist()

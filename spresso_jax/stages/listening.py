@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spresso_jax.audio_ae.autoencoder import AudioAutoencoder
-from spresso_jax.audio_ae.statistics import unstandardise
+from spresso_jax.audio_ae.autoencoder import AudioAutoencoder, decode_frames, encode_hops
+from spresso_jax.audio_ae.statistics import standardise, unstandardise
 from spresso_jax.diffusion import edm
 from spresso_jax.diffusion.sampler import heun, sigma_grid
 from spresso_jax.stages.denoising import Network
@@ -49,6 +49,10 @@ class Listener:
             network.params,
         )
 
+    def latent(self, audio: jax.Array) -> jax.Array:
+        """Standardised latent x0 [B, S / 480, C] of audio [B, S, 1] in whole hops."""
+        return standardise(encode_hops(self.autoencoder, self.params, audio), self.mean, self.std, self.sigma_data)
+
     def preview(
         self, networks: Tree, condition: Callable[[Batch], Network], batch: Batch, key: jax.Array
     ) -> dict[str, jax.Array]:
@@ -69,7 +73,7 @@ class Listener:
             sigma_grid(STEPS, sigma_data=self.sigma_data),
         )
         latents = unstandardise(jnp.concatenate([rows["latent"], sampled]), self.mean, self.std, self.sigma_data)
-        audio = self.autoencoder.apply({"params": networks[NETWORK]}, latents, method="decode")[..., 0]
+        audio = decode_frames(self.autoencoder, networks[NETWORK], latents)[..., 0]
         count = rows["latent"].shape[0]
         return {f"source_{i}": audio[i] for i in range(count)} | {
             f"decoded_{i}": audio[count + i] for i in range(count)

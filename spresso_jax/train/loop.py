@@ -22,6 +22,7 @@ from spresso_jax.observe.metrics import MetricsWriter
 from spresso_jax.observe.progress import TrainingProgress
 from spresso_jax.train import mesh as mesh_lib
 from spresso_jax.train.best import BestState
+from spresso_jax.train.evaluator import Evaluator
 from spresso_jax.train.stage import Stage, Tree
 from spresso_jax.train.state import TrainState, create, inherit, networks_of
 from spresso_jax.train.update import make_update
@@ -148,7 +149,7 @@ def run(stage: Stage, config: LoopConfig, io: RunIO, mesh: jax.sharding.Mesh, re
             ),
             progress,
         )
-        evaluate = _Evaluator(stage, io, mesh, progress)
+        evaluate = Evaluator(stage, io.validation, io.metrics, io.write_preview, mesh, progress)
         batches = io.draw(step)
         waits: list[float] = []
         window = (time.monotonic(), step)
@@ -156,7 +157,8 @@ def run(stage: Stage, config: LoopConfig, io: RunIO, mesh: jax.sharding.Mesh, re
             while True:
                 last = step >= config.steps
                 leaving = stop.requested or (step > start and io.store.reached_preemption(step))
-                # Step 0 is where a fresh run's held-out figures start; a resumed run has validated its first step already.
+                # Step 0 is where a fresh run's held-out figures start. A resumed run does not validate its first step: it was
+                # validated before it was saved, unless an interrupt fell on that very step.
                 if not leaving and (step > start or step == 0) and (_due(step, config.validate_every) or last):
                     means = evaluate.validate(state, frozen, step)
                     if io.best is not None:
@@ -197,19 +199,9 @@ def run(stage: Stage, config: LoopConfig, io: RunIO, mesh: jax.sharding.Mesh, re
         io.store.wait()
         if step < config.steps:
             progress.say(f"stopped at step {step}; checkpoint saved. Resume with:\n  {io.resume_command}")
-        return Outcome(state, frozen, step >= config.steps, _chosen(state, io.best, progress, step >= config.steps))
-
-
-def _chosen(state: TrainState, best: BestState | None, progress: TrainingProgress, finished: bool) -> TrainState:
-    if best is None or not finished:
-        return state
-    best.store.wait()
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
-    kept = best.restore(shapes)
-    if kept is None:
-        return state
-    progress.say(f"the model is that of step {int(kept.step)}: lowest held-out {best.metric}, {best.lowest:.4g}")
-    return kept
+        finished = step >= config.steps
+        chosen = io.best.choose(state, progress.say) if io.best is not None and finished else state
+        return Outcome(state, frozen, finished, chosen)
 
 
 def _due(step: int, period: int) -> bool:
@@ -239,49 +231,6 @@ class _Compiled:
             self.compiled = self.jitted.lower(*arguments).compile()
             self.progress.say(f"compiled the update step in {time.monotonic() - began:.1f} s")
         return self.compiled(*arguments)
-
-
-class _Evaluator:
-    """Validation and previews under the stage's chosen average."""
-
-    def __init__(self, stage: Stage, io: RunIO, mesh: jax.sharding.Mesh, progress: TrainingProgress):
-        self.stage, self.io, self.mesh, self.progress = stage, io, mesh, progress
-        self._validate = jax.jit(stage.validate)
-        self._preview = jax.jit(stage.preview) if stage.preview is not None else None
-
-    def validate(self, state: TrainState, frozen: Tree, step: int) -> dict[str, dict[str, float]]:
-        """Mean of every metric over each source's validation batches; key k belongs to batch k, at any step."""
-        found = {}
-        networks = networks_of(state, frozen, self.stage.chosen_ema)
-        for source, fresh in self.io.validation.items():
-            totals: dict[str, list[float]] = {}
-            batches = fresh()
-            for index, rows in enumerate(batches):
-                key = jax.random.fold_in(jax.random.key(20_240_501), index)
-                batch = mesh_lib.place_batch(rows, self.mesh)
-                for name, value in jax.device_get(self._validate(networks, batch, key)).items():
-                    totals.setdefault(name, []).append(float(value))
-            # A batch without, say, any clip in a sigma bin reports NaN there: it has no say in that mean.
-            means = {k: float(np.nanmean(v)) for k, v in totals.items() if np.isfinite(v).any()}
-            if means:
-                found[source] = means
-                split = "val" if len(self.io.validation) == 1 else f"val/{source}"
-                self.io.metrics.write(step, split, means)
-                shown = {k: v for k, v in means.items() if "bin" not in k}
-                self.progress.say(f"step {step} {split}: " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))
-        return found
-
-    def preview(self, state: TrainState, frozen: Tree, step: int) -> None:
-        """Runs the stage's preview on the first validation batch and hands the arrays on."""
-        if self._preview is None or self.io.write_preview is None or not self.io.validation:
-            return
-        fresh = next(iter(self.io.validation.values()))
-        rows = next(iter(fresh()), None)
-        if rows is None:
-            return
-        networks = networks_of(state, frozen, self.stage.chosen_ema)
-        arrays = self._preview(networks, mesh_lib.place_batch(rows, self.mesh), jax.random.key(0))
-        self.io.write_preview(step, {name: np.asarray(value) for name, value in jax.device_get(arrays).items()})
 
 
 class _StopSignals:

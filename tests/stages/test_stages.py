@@ -83,7 +83,7 @@ def test_the_audio_ae_step_lowers_with_augmentation_in_bfloat16_and_in_micro_bat
     update = make_update(stage, accumulate=2)
     after, metrics = jax.eval_shape(update, state, frozen, dict(stage.batch_spec))
     assert jax.tree.map(jnp.shape, after.params) == jax.tree.map(jnp.shape, state.params)
-    assert {"generator/mel", "generator/waveform", "discriminator/loss"} <= set(metrics)
+    assert {"generator/mel", "generator/waveform_db", "discriminator/loss"} <= set(metrics)
 
 
 def owned(name, model):
@@ -151,6 +151,20 @@ def test_a_model_that_lacks_a_network_is_refused_by_name(model):
     with pytest.raises(ValueError, match="choose one of audio_ae"):
         registry.entry("audio")
     assert set(tiny_networks()) >= {name for entry in registry.STAGES for name in entry.needs}
+
+
+def test_silence_is_embedded_as_500_frames_also_with_centred_padding(model):
+    upstream = upstream_of("diffusion_ae", model)
+    ae = upstream.networks["audio_ae"]
+    centred = type(ae)({**ae.config, "padding": "center"}, ae.params, ae.class_name)
+    upstream = Model({**upstream.networks, "audio_ae": centred}, upstream.facts)
+    config = load_config("diffusion_ae:tiny-11hz", ["statistics_batches=1"])
+    stage = registry.build("diffusion_ae", config, upstream)
+    networks = inherit(stage, jax.jit(stage.init)(jax.random.key(0)))
+    facts = stage.finish(networks, lambda: iter([made_up_batch(stage)])).facts
+    assert np.shape(facts["silence_embedding"]) == (55, 64)
+    sounds = jax.eval_shape(stage.preview, networks, made_up_batch(stage), jax.random.key(3))
+    assert sounds["decoded_0"].shape == (240_000,)
 
 
 def test_networks_trained_before_what_they_build_on_are_outdated_until_trained_again():

@@ -20,7 +20,7 @@ from spresso_jax.train.mesh import make_mesh
 
 def go(folder, steps, *, resume=False, draw=batches, stage=None, best=None, **changes):
     store = CheckpointStore(folder / "checkpoints", keep=3)
-    kept = BestState(CheckpointStore(folder / "best", keep=1), best) if best else None
+    kept = BestState(CheckpointStore(folder / "best", keep=1), best, resume) if best else None
     previews = {}
     metrics = MetricsWriter(folder / "metrics.jsonl", resume_step=store.steps()[-1] if resume else -1)
     io = RunIO(
@@ -98,6 +98,17 @@ def test_the_chosen_state_is_that_of_the_lowest_held_out_figure_also_after_a_res
             np.testing.assert_array_equal(a, b)
     plain, _ = go(tmp_path / "plain", 4, stage=stage)
     assert plain.chosen is plain.state
+
+
+def test_a_fresh_run_forgets_the_best_state_that_a_dead_one_left(tmp_path):
+    stage = regression()
+    left = BestState(CheckpointStore(tmp_path / "best", keep=1), "loss")
+    whole, _ = go(tmp_path / "other", 2, stage=stage)
+    assert left.offer(0, whole.state, {"val": {"loss": -1.0}}, {})
+    left.store.close()
+    outcome, _ = go(tmp_path, 10, stage=stage, best="loss")
+    figures = losses(tmp_path, "val")
+    assert int(outcome.chosen.step) == min(figures, key=figures.get)
 
 
 def test_a_first_interrupt_saves_and_says_how_to_go_on(tmp_path, capsys):
