@@ -30,6 +30,8 @@ from spresso_jax.shapes import HOP, LATENT_CHANNELS, N_FFT
 
 LOG_FLOOR = 1e-5
 LARGEST_LOG_MAGNITUDE = math.log(100.0)
+# What the networks add to the band that the linear codec keeps starts 30 dB below what they would add else: at first it is
+# the noise of their own training, and every decibel of it is lost waveform.
 KEPT_BAND_GAIN = 0.03
 CHOICES = {
     "encoder_input": ("log_phase", "compressed", "complex"),
@@ -123,9 +125,11 @@ class AudioAutoencoder(nn.Module):
         zero: before training the network equals that codec exactly. Needs head 'complex'.
       linear_start_path: 'frozen', or 'trained' (its two matrices become parameters).
       compand_exponent: of the linear codec's latents.
-      relative_networks: beside a linear start, what the two networks add to a frame is scaled by the level of that frame
-        (rms of its latents in the encoder, of its linear coefficients in the decoder). The backbones normalise every
-        frame, so without it they would have to learn a product to stay quiet in quiet frames.
+      relative_networks: beside a linear start, what the two networks add to a frame is scaled by the level of what the
+        linear codec keeps of it (rms of its latents, times `KEPT_BAND_GAIN`, in the encoder; of its coefficients in the
+        decoder). The backbones normalise every frame, so without it they would have to learn a product to stay quiet in
+        quiet frames. Its limit: sound above the kept band alone, such as a hiss from 7 kHz on, is scaled by next to
+        nothing and stays lost.
       remat: recompute blocks in the backward pass.
       dtype: of the backbones' products, "float32" or "bfloat16"; spectra are always float32.
     """

@@ -86,11 +86,11 @@ class ConditioningGain:
 def paired_losses(models: Mapping[str, Mapping]) -> list[dict]:
     """Paired comparisons of the denoising loss: conditions of one model, and equal conditions of two models.
 
-    Comparable because the same seed gives the same clips, sigmas and noise to every condition and model; two models
-    must share their AudioAE and latent statistics, else their losses are not of the same latents.
+    Comparable because the same seed gives the same clips, sigmas and noise to every condition and model. Models with
+    another AudioAE ("latents" differs) are not compared: their losses are not of the same latents.
 
     Args:
-      models: name -> {"conditioning_gain": label -> `ConditioningGain.to_json()`, ...}.
+      models: name -> {"conditioning_gain": label -> `ConditioningGain.to_json()`, "latents": fingerprint, ...}.
 
     Returns:
       rows {"first", "second", "improvement": interval of (loss of second - loss of first)}; positive: first is better.
@@ -104,6 +104,7 @@ def paired_losses(models: Mapping[str, Mapping]) -> list[dict]:
     for index, second in enumerate(keys):
         for first in keys[index + 1 :]:
             related = (first[0] == second[0]) != (first[1] == second[1])
+            related = related and models[first[0]].get("latents") == models[second[0]].get("latents")
             if related and entries[first].shape == entries[second].shape:
                 improvement = paired_interval(entries[second], entries[first])
                 rows.append(

@@ -27,10 +27,12 @@ def gain_markdown(scores: Mapping) -> str:
     models = {name: facts for name, facts in scores.get("models", {}).items() if facts.get("conditioning_gain")}
     if not models:
         return ""
-    losses, gains, wieners = [], [], {}
+    losses, gains = [], []
+    # Models of one AudioAE share their latents, and with them the Wiener denoisers.
+    wieners: dict[tuple[str, ...], list[str]] = {}
     for name, facts in models.items():
         for label, row in facts["wiener"].items():
-            wieners.setdefault((label, *(f"{value:.3f}" for value in row)), None)
+            wieners.setdefault((label, *(f"{value:.{LOSS_DIGITS}f}" for value in row)), []).append(name)
         for label, entry in facts["conditioning_gain"].items():
             bins = entry["bins"]
             losses.append([f"{name}: own {label}", *(f"{b['own']['mean']:.{LOSS_DIGITS}f}" for b in bins)])
@@ -42,7 +44,7 @@ def gain_markdown(scores: Mapping) -> str:
     count = len(first["per_clip"]["own"])
     parts = [
         f"Denoising loss (lambda MSE on the clips' own frames), {count} clips:",
-        _table(["", *columns], [*map(list, wieners), *losses]),
+        _table(["", *columns], [*_named(wieners, len(models)), *losses]),
         "Conditioning gain (loss with another clip's condition minus loss with the own, same noise):",
         _table(["", *columns, "all levels"], gains),
     ]
@@ -54,6 +56,14 @@ def gain_markdown(scores: Mapping) -> str:
         parts.append("Paired differences of the loss over all levels, second minus first (positive: first is better):")
         parts.append(_table(["first", "second", "difference"], paired))
     return "\n\n".join(parts) + "\n"
+
+
+def _named(wieners: Mapping[tuple[str, ...], list[str]], models: int) -> list[list[str]]:
+    """Rows of the Wiener denoisers; where models differ in them, with the models' names."""
+    return [
+        [label if len(names) == models else f"{label} ({', '.join(names)})", *figures]
+        for (label, *figures), names in wieners.items()
+    ]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -77,6 +77,7 @@ def test_losses_of_models_and_conditions_are_compared_in_pairs():
         return {"conditioning_gain": {k: {"per_clip": {"own": v, "gain": v}} for k, v in own.items()}}
 
     models = {"step2": facts(z=[1.0, 1.2], m4=[1.3, 1.6]), "step3": facts(z=[1.0, 1.2], m4=[1.2, 1.4]), "none": {}}
+    models["other"] = facts(z=[0.0, 0.0]) | {"latents": "of another AudioAE"}
     rows = {(r["first"], r["second"]): r["improvement"]["mean"] for r in g.paired_losses(models)}
     assert rows == pytest.approx({
         ("step2: m4", "step2: z"): -0.35,
