@@ -233,7 +233,8 @@ def evaluate(
         "models": {name: dict(facts) for name, facts in (models or {}).items()},
     }
     write_json(out / SCORES, scores)
-    (out / TABLE).write_text(markdown_table(scores) + "\n" + gain_markdown(scores), encoding="utf-8")
+    tables = [text for text in (markdown_table(scores), gain_markdown(scores)) if text]
+    (out / TABLE).write_text("\n".join(tables), encoding="utf-8")
     return scores
 
 
