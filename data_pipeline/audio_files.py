@@ -5,7 +5,8 @@ that names the file, what is wrong with it and what to do.
 
 Rules that the rest relies on:
   * the kind of a file is found from its content, never from its suffix;
-  * lengths come from decoded blocks, never from a header, and memory stays under `max_bytes`;
+  * lengths come from decoded blocks, never from a header, and memory stays under `max_bytes`; checks and writing go
+    piece by piece, so that a long file is in memory once;
   * down-mix is the plain mean of all channels (the low-frequency channel of 5.1 included); where the mean nearly
     cancels (antiphase stereo) the strongest single channel is taken instead;
   * `n` samples at rate `r` become exactly `round(n * rate / r)` samples (soxr VHQ, padded or cut by a sample).
@@ -16,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 import soundfile
@@ -29,6 +31,7 @@ SILENCE = 1e-3
 FRAME_SECONDS = 0.02
 MIN_SECONDS = 0.02
 
+_PIECE = 2**22
 _RATES = (1_000, 768_000)
 _CANCELLED = 0.25
 _MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"ID3", b"caff", b".snd", b"wvpk")
@@ -131,7 +134,7 @@ def read_audio(
     path = pathlib.Path(path)
     _recognise(path)
     audio, info = _decode(path, max_bytes)
-    bad = audio.size - int(np.count_nonzero(np.isfinite(audio)))
+    bad = audio.size - sum(int(np.count_nonzero(np.isfinite(piece))) for piece in _pieces(audio))
     if bad:
         raise AudioFileError(
             path, "non_finite", f"{bad} of {audio.size} samples are NaN or infinite: export it again from its source"
@@ -181,17 +184,23 @@ def check_clip(audio: np.ndarray, sample_rate: int = SAMPLE_RATE, min_active: fl
     if len(audio) < MIN_SECONDS * sample_rate:
         reason = f"{len(audio)} sample{'s' if len(audio) != 1 else ''} is too short: {MIN_SECONDS * 1000:.0f} ms needed"
         return Findings(reason, "too_short", [], 0.0, 0.0, 0.0, 0.0, 0.0)
-    if not np.isfinite(audio).all():
+    if not all(np.isfinite(piece).all() for piece in _pieces(audio)):
         return Findings("samples are NaN or infinite", "non_finite", [], 0.0, 0.0, 0.0, 0.0, 0.0)
-    over = float(np.abs(audio).max())
-    clipped = float(np.mean(np.abs(audio) >= 0.99))
     offset = audio.mean(0, dtype=np.float64)
     dc = float(offset[np.argmax(np.abs(offset))])
-    centred = audio - offset.astype(np.float32)
-    peak = float(np.abs(centred).max())
-    levels = frame_levels(centred, sample_rate)
-    active = float(np.mean(levels > SILENCE))
-    rms = float(np.sqrt(np.mean(np.square(centred, dtype=np.float64))))
+    over = peak = energy = 0.0
+    at_full_scale, levels = 0, []
+    for piece in _pieces(audio, _frame(sample_rate)):
+        magnitude = np.abs(piece)
+        over = max(over, float(magnitude.max()))
+        at_full_scale += int(np.count_nonzero(magnitude >= 0.99))
+        centred = piece - offset.astype(np.float32)
+        peak = max(peak, float(np.abs(centred).max()))
+        energy += float(np.square(centred, dtype=np.float64).sum())
+        levels.append(frame_levels(centred, sample_rate))
+    clipped = at_full_scale / audio.size
+    active = float(np.mean(np.concatenate(levels) > SILENCE))
+    rms = float(np.sqrt(energy / audio.size))
     flags = []
     if clipped > 0.01:
         flags.append("clipped")
@@ -220,7 +229,7 @@ def frame_levels(audio: np.ndarray, sample_rate: int = SAMPLE_RATE) -> np.ndarra
       float32 [ceil(S / frame)].
     """
     audio = audio[:, None] if audio.ndim == 1 else audio
-    frame = max(1, round(FRAME_SECONDS * sample_rate))
+    frame = _frame(sample_rate)
     starts = np.arange(0, len(audio), frame)
     counts = np.minimum(frame, len(audio) - starts)[:, None]
     power = np.add.reduceat(np.square(audio, dtype=np.float32), starts, axis=0) / counts
@@ -277,13 +286,15 @@ def write_audio(path: str | os.PathLike, audio: np.ndarray, sample_rate: int = S
     audio = np.asarray(audio, np.float32)
     if audio.ndim not in (1, 2) or not audio.size:
         raise ValueError(f"audio must be [S] or [S, C] with samples, got shape {audio.shape}")
-    if not np.isfinite(audio).all():
+    if not all(np.isfinite(piece).all() for piece in _pieces(audio)):
         raise ValueError("audio holds NaN or infinite samples: nothing was written")
-    if subtype not in ("FLOAT", "DOUBLE"):
-        audio = np.clip(audio, -1.0, 1.0)
+    channels = 1 if audio.ndim == 1 else audio.shape[1]
+    subtype = subtype or _SUBTYPES[suffix]
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        soundfile.write(partial, audio, sample_rate, subtype=subtype or _SUBTYPES[suffix], format=_FORMATS[suffix])
+        with soundfile.SoundFile(partial, "w", sample_rate, channels, subtype, format=_FORMATS[suffix]) as file:
+            for piece in _pieces(audio):
+                file.write(piece if subtype in ("FLOAT", "DOUBLE") else np.clip(piece, -1.0, 1.0))
         os.replace(partial, path)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
         partial.unlink(missing_ok=True)
@@ -344,8 +355,30 @@ def _decode(path: pathlib.Path, max_bytes: int) -> tuple[np.ndarray, AudioInfo]:
         raise AudioFileError(path, "damaged", detail) from error
     if not done:
         raise AudioFileError(path, "empty", "holds no samples: record or export it again")
-    audio = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-    return audio, AudioInfo(rate, channels, done, kind)
+    return _joined(blocks, done), AudioInfo(rate, channels, done, kind)
+
+
+def _joined(blocks: list[np.ndarray], rows: int) -> np.ndarray:
+    """Blocks one after another; each is dropped as soon as it is copied, so that a long file is not held twice."""
+    if len(blocks) == 1:
+        return blocks[0]
+    audio = np.empty((rows, blocks[0].shape[1]), np.float32)
+    end = rows
+    while blocks:
+        block = blocks.pop()
+        audio[end - len(block) : end] = block
+        end -= len(block)
+    return audio
+
+
+def _frame(sample_rate: int) -> int:
+    return max(1, round(FRAME_SECONDS * sample_rate))
+
+
+def _pieces(audio: np.ndarray, multiple: int = 1) -> Iterator[np.ndarray]:
+    """Views of consecutive rows, a whole multiple of `multiple` of them in all but the last."""
+    rows = multiple * max(1, _PIECE // multiple)
+    return (audio[start : start + rows] for start in range(0, len(audio), rows))
 
 
 def _one_line(error: BaseException) -> str:

@@ -4,7 +4,7 @@ Three questions need three answers. *Is this file intact?* The SHA-256 of its by
 in another precision?* The SHA-256 of the values rounded to half precision. *What do these codes mean?* The model id:
 the parts of a model that turn a sound into codes, so that a `.spresso` file is refused by every model that would
 misread it, yet still opens with a later decoder trained for the same codes, or with the same model stored in half
-precision.
+precision. Latents have an id of their own, since they depend on the AudioAE and its statistics alone.
 """
 
 from __future__ import annotations
@@ -77,3 +77,22 @@ def model_id(facts: Mapping) -> bytes:
         "codebook_bits": point.get("codebook_bits"),
     }
     return bytes.fromhex(json_sha256(meaning))[:MODEL_ID_BYTES]
+
+
+def latent_id(facts: Mapping) -> bytes:
+    """The three bytes that a file of latents carries: a digest of the AudioAE's values and of the latents' statistics.
+
+    Args:
+      facts: the `model.json` of a model folder, as `load_model` returns it.
+    """
+    values = facts.get("values", {})
+    meaning = {"audio_ae": values.get("audio_ae.safetensors"), "latent_statistics": facts.get("latent_statistics")}
+    return bytes.fromhex(json_sha256(meaning))[:MODEL_ID_BYTES]
+
+
+def check_identity(identity: bytes, own: bytes, name: str) -> None:
+    """Raises ValueError if the id that a sound carries is not `own`, the id of the model called `name`."""
+    if identity != own:
+        raise ValueError(
+            f"this sound was encoded with the model {identity.hex()}, not with {name} ({own.hex()}): choose that model"
+        )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from spresso_jax.cli.coding_jobs import Coding, check_targets, pair_files
 from spresso_jax.cli.errors import user_errors
 
 SUFFIX = ".spresso"
@@ -33,7 +33,10 @@ def encode(
     model: _Model = "spresso-nano",
     codebooks: Annotated[int | None, typer.Option(min=1, help="Codebooks to send; fewer cost fewer bits.")] = None,
     continuous: Annotated[
-        bool, typer.Option("--continuous", help="Write continuous embeddings (.npz) instead of codes.")
+        bool,
+        typer.Option(
+            "--continuous", help="Write continuous embeddings (.npz) instead of codes; with an AudioAE alone, its latents."
+        ),
     ] = False,
     mid_side: Annotated[bool, typer.Option("--mid-side", help="Code stereo as mid and side.")] = False,
     force: _Force = False,
@@ -44,35 +47,43 @@ def encode(
     with user_errors():
         if continuous and codebooks is not None:
             raise ValueError("--continuous sends no codes: leave --codebooks out")
-        suffix = EMBEDDING_SUFFIX if continuous else SUFFIX
-        jobs = _jobs(source, out, AUDIO_SUFFIXES, suffix)
-        _check_targets([target for _, target in jobs], force)
-        codec = _load(model)
+        jobs = pair_files(source, out, AUDIO_SUFFIXES, EMBEDDING_SUFFIX if continuous else SUFFIX)
+        check_targets([target for _, target in jobs], force)
+        codec = _load_encoder(model, continuous)
+    latents = _is_latent_codec(codec)
 
-    def work(path: Path, target: Path) -> str:
-        from spresso_jax.codec.embedding_file import EmbeddedAudio
-
-        audio, facts = _read_sound(path)
+    def code(sounds: list[Any]) -> list[Any]:
+        if latents and len(sounds) > 1:
+            return codec.encode_many([audio for audio, _ in sounds], 48_000, mid_side)
+        audio, _ = sounds[0]
         stereo = mid_side and audio.shape[1] > 1
+        if latents:
+            return [codec.encode(audio, 48_000, stereo)]
+        return [codec.embed(audio, 48_000, stereo) if continuous else codec.encode(audio, 48_000, codebooks, stereo)]
+
+    def write(sound: Any, made: Any, target: Path) -> tuple[float, str]:
+        from spresso_jax.codec.embedding_file import EMBEDDING, LATENT, EmbeddedAudio
+
+        audio, facts = sound
         if continuous:
+            kind, identity = (LATENT, codec.latent_id) if latents else (EMBEDDING, codec.model_id)
             length = _original_length(facts, len(audio))
-            embedded = EmbeddedAudio(codec.embed(audio, 48_000, stereo), *length, stereo, codec.model_id)
-            embedded.save(target)
-            return f"{facts.seconds:.2f} s, embeddings {embedded.z.shape}"
-        encoded = _at_original_rate(codec.encode(audio, 48_000, codebooks, stereo), facts)
+            EmbeddedAudio(made, *length, mid_side and audio.shape[1] > 1, identity, kind).save(target)
+            return facts.seconds, f"{facts.seconds:.2f} s, {kind}s {made.shape}"
+        encoded = _at_original_rate(made, facts)
         encoded.save(target)
         rates = encoded.bitrates()
-        return (
+        return facts.seconds, (
             f"{facts.seconds:.2f} s, {encoded.header.file_bytes} bytes,"
             f" {rates['payload']:.3f} kbps payload, {rates['file']:.3f} kbps file"
         )
 
-    _run(jobs, work)
+    Coding(jobs, source.is_dir()).together(_read_sound, code, write, codec.sounds_a_call if latents else 1, _is_short)
 
 
 def decode(
     source: Annotated[
-        Path, typer.Argument(metavar="FILE|DIR", help="A .spresso file (or .npz of embeddings), or a folder of them.")
+        Path, typer.Argument(metavar="FILE|DIR", help="A .spresso file (or .npz of embeddings or latents), or a folder of them.")
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Sound file, whose suffix chooses the format, or folder.")
@@ -86,47 +97,57 @@ def decode(
     sampler: Annotated[str, typer.Option(help="heun, euler or dpm_solver_pp_2m.")] = "heun",
     force: _Force = False,
 ) -> None:
-    """Turns .spresso files into sounds of the original rate, channels and length."""
+    """Turns .spresso files, embeddings or latents into sounds of the original rate, channels and length."""
     with user_errors():
-        jobs = _jobs(source, out, (SUFFIX, EMBEDDING_SUFFIX), ".wav")
+        jobs = pair_files(source, out, (SUFFIX, EMBEDDING_SUFFIX), ".wav")
         for _, target in jobs:
             if target.suffix.lower() not in WRITABLE_SUFFIXES:
                 known = ", ".join(WRITABLE_SUFFIXES)
                 raise ValueError(f"{target}: cannot write the suffix {target.suffix!r}: use {known}")
-        _check_targets([path for _, target in jobs for path in _variation_paths(target, variations)], force)
-        codec = _load(model)
+        check_targets([path for _, target in jobs for path in _variation_paths(target, variations)], force)
+        codec = _load_decoder(model)
 
-    def work(path: Path, target: Path) -> str:
+    def work(path: Path, target: Path) -> tuple[float, str]:
+        """Seconds of sound, and what to tell."""
         from data_pipeline.audio_files import write_audio
         from spresso_jax.codec.bitstream import EncodedAudio
-        from spresso_jax.codec.embedding_file import EmbeddedAudio
+        from spresso_jax.codec.embedding_file import LATENT, EmbeddedAudio
 
+        drawn = f", seed {seed}" + (f", {variations} variations" if variations > 1 else "")
         settings = dict(seed=seed, steps=steps, variations=variations, caption=caption, sampler=sampler)
         if path.suffix.lower() == EMBEDDING_SUFFIX:
             if codebooks is not None:
                 raise ValueError("continuous embeddings have no codebooks: leave --codebooks out")
             embedded = EmbeddedAudio.load(path)
-            codec.check_model_id(embedded.model_id)
-            rate, length = embedded.sample_rate, embedded.samples
-            audio = codec.decode_embeddings(embedded.z, length, rate, mid_side=embedded.mid_side, **settings)
+            rate, length, mid_side = embedded.sample_rate, embedded.samples, embedded.mid_side
+            if embedded.kind == LATENT:
+                if variations > 1 or caption is not None:
+                    raise ValueError("latents decode to one sound: leave --variations and --caption out")
+                autoencoder = codec if _is_latent_codec(codec) else codec.latent_codec
+                autoencoder.check_latent_id(embedded.model_id)
+                audio, drawn = autoencoder.decode(embedded.z, length, rate, mid_side), ""
+            else:
+                _check_complete(codec)
+                codec.check_model_id(embedded.model_id)
+                audio = codec.decode_embeddings(embedded.z, length, rate, mid_side=mid_side, **settings)
         else:
+            _check_complete(codec)
             encoded = EncodedAudio.load(path)
             rate, length = encoded.header.sample_rate, encoded.header.samples
             audio = codec.decode(encoded, codebooks=codebooks, **settings)
         sounds = [audio] if variations == 1 else list(audio)
         for sound, file in zip(sounds, _variation_paths(target, variations), strict=True):
             write_audio(file, sound, rate)
-        drawn = f", {variations} variations" if variations > 1 else ""
-        return f"{length / rate:.2f} s at {rate} Hz, seed {seed}{drawn}"
+        return length / rate, f"{length / rate:.2f} s at {rate} Hz{drawn}"
 
-    _run(jobs, work)
+    Coding(jobs, source.is_dir()).each(work)
 
 
 def info(
-    path: Annotated[str, typer.Argument(metavar="FILE|MODEL|RUN", help="A .spresso file, a model or a run folder.")],
+    path: Annotated[str, typer.Argument(metavar="FILE|MODEL|RUN", help="A .spresso or .npz file, a model or a run folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Shows what a .spresso file, a model or a training run is; loads no weights."""
+    """Shows what a .spresso or .npz file, a model or a training run is; loads no weights."""
     with user_errors():
         from spresso_jax.codec.description import describe
 
@@ -163,6 +184,51 @@ def _load(model: str):
     return Codec.load(model)
 
 
+def _load_latent_codec(model: str):
+    from spresso_jax.codec.latent_codec import LatentCodec
+
+    return LatentCodec.load(model)
+
+
+def _load_encoder(model: str, continuous: bool):
+    """The codec, or for continuous output of a model without codes its AudioAE."""
+    from spresso_jax.checkpoints.weights import load_facts
+    from spresso_jax.codec.completeness import check_complete, missing_networks
+
+    facts = load_facts(model)
+    if continuous and missing_networks(facts):
+        return _load_latent_codec(model)
+    check_complete(facts, model)
+    return _load(model)
+
+
+def _load_decoder(model: str):
+    """The codec, or the AudioAE of a model without codes, which decodes latents."""
+    from spresso_jax.checkpoints.weights import load_facts
+    from spresso_jax.codec.completeness import is_codec
+
+    return _load(model) if is_codec(load_facts(model)) else _load_latent_codec(model)
+
+
+def _is_latent_codec(codec: Any) -> bool:
+    from spresso_jax.codec.latent_codec import LatentCodec
+
+    return isinstance(codec, LatentCodec)
+
+
+def _check_complete(codec: Any) -> None:
+    from spresso_jax.codec.completeness import check_complete
+
+    check_complete(codec.facts, codec.name)
+
+
+def _is_short(sound: Any) -> bool:
+    """Whether a sound may wait in memory for others."""
+    from spresso_jax.shapes import CLIP_SAMPLES
+
+    return len(sound[0]) <= CLIP_SAMPLES
+
+
 def _read_sound(path: Path):
     """All channels at 48 kHz, and what the file was; silent and too short files are refused, clipping is told."""
     from data_pipeline.audio_files import read_clip
@@ -188,73 +254,8 @@ def _at_original_rate(encoded, facts):
     return dataclasses.replace(encoded, header=header)
 
 
-def _jobs(source: Path, out: Path | None, suffixes: tuple[str, ...], new_suffix: str) -> list[tuple[Path, Path]]:
-    """Pairs of input and output; a folder's tree is kept.
-
-    Raises:
-      ValueError: if there is nothing to do, or two inputs would be written to one file.
-    """
-    if source.is_dir():
-        root = out or source
-        if root.exists() and not root.is_dir():
-            raise ValueError(f"{root} is a file, but {source} is a folder: give a folder to --out")
-        found = (p for p in sorted(source.rglob("*")) if p.suffix.lower() in suffixes and p.is_file())
-        inputs = [path for path in found if not path.name.startswith(".")]
-        if not inputs:
-            raise ValueError(f"{source} holds no file with a suffix of {', '.join(suffixes)}")
-        jobs = [(path, (root / path.relative_to(source)).with_suffix(new_suffix)) for path in inputs]
-    elif source.exists():
-        if out is not None and out.is_dir():
-            jobs = [(source, out / source.with_suffix(new_suffix).name)]
-        else:
-            jobs = [(source, out or source.with_suffix(new_suffix))]
-    else:
-        raise ValueError(f"{source}: no such file or folder")
-    taken: dict[Path, Path] = {}
-    for path, target in jobs:
-        if target in taken:
-            raise ValueError(f"{taken[target]} and {path} would both be written to {target}: rename one")
-        taken[target] = path
-        if target.resolve() == path.resolve():
-            raise ValueError(f"{path} would overwrite itself: give another file to --out")
-    return jobs
-
-
 def _variation_paths(target: Path, variations: int) -> list[Path]:
     """door.wav -> door-1.wav, door-2.wav, ... when there are several."""
     if variations == 1:
         return [target]
     return [target.with_name(f"{target.stem}-{index}{target.suffix}") for index in range(1, variations + 1)]
-
-
-def _check_targets(targets: list[Path], force: bool) -> None:
-    present = [target for target in targets if target.exists()]
-    if present and not force:
-        more = f" (and {len(present) - 1} more)" if len(present) > 1 else ""
-        raise ValueError(f"{present[0]} exists{more}: add --force to overwrite, or choose another --out")
-
-
-def _named(path: Path, work: Callable[[Path, Path], str], target: Path) -> str:
-    """Does one job; an error that does not begin with the file's name gets it."""
-    try:
-        return work(path, target)
-    except (ValueError, OSError) as error:
-        if str(path) in str(error):
-            raise
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _run(jobs: list[tuple[Path, Path]], work: Callable[[Path, Path], str]) -> None:
-    """Does all jobs; one that fails is told on standard error, and the exit code is 2 in the end."""
-    failed = 0
-    for path, target in jobs:
-        try:
-            with user_errors():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                typer.echo(f"{path} -> {target}: {_named(path, work, target)}")
-        except typer.Exit:
-            failed += 1
-    if failed:
-        if len(jobs) > 1:
-            typer.echo(f"error: {failed} of {len(jobs)} files failed, the others are done", err=True)
-        raise typer.Exit(2)

@@ -179,7 +179,7 @@ def _model_systems(
     """Columns and facts of every model folder; a folder without the codec's networks gives its gain only."""
     from spresso_jax.checkpoints.weights import find_model_folder, load_facts, load_model
     from spresso_jax.codec.codec import Codec
-    from spresso_jax.codec.networks import is_codec
+    from spresso_jax.codec.completeness import is_codec
     from spresso_jax.evaluate.denoiser import measure_gain
     from spresso_jax.evaluate.systems import codec_systems, linear_system
 

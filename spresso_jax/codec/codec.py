@@ -22,11 +22,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from spresso_jax.checkpoints.fingerprint import model_id
+from spresso_jax.checkpoints.fingerprint import check_identity, model_id
 from spresso_jax.checkpoints.weights import Model, ModelFolderError, load_facts, load_model
 from spresso_jax.codec import signal
 from spresso_jax.codec.bitstream import SAMPLE_RATES, EncodedAudio, Header, samples_at_48_khz
-from spresso_jax.codec.networks import CODEC_NETWORKS, check_up_to_date
+from spresso_jax.codec.completeness import CODEC_NETWORKS, check_up_to_date
+from spresso_jax.codec.latent_codec import LatentCodec
 from spresso_jax.codec.programs import SAMPLERS, Context, Programs
 from spresso_jax.codec.windows import Windows, bucket
 from spresso_jax.shapes import CLIP_FRAMES, HOP, SAMPLE_RATE, frames_of
@@ -41,6 +42,7 @@ class Codec:
       facts: the model's `model.json`.
       windows: how sounds are cut into clips.
       model_id: three bytes that its `.spresso` files carry.
+      latent_codec: its AudioAE alone.
     """
 
     def __init__(self, model: Model, window_batch: int | None = None):
@@ -58,13 +60,11 @@ class Codec:
         check_up_to_date(self.facts)
         self._folder = model.folder
         self._clap = model.networks.get("clap")
+        self.latent_codec = LatentCodec(model)
         self._programs = Programs(model.networks, window_batch)
         self._read_operating_point(self.facts.get("operating_point") or {})
         self.model_id = model_id(self.facts)
-        modules = self._programs.modules
-        self._embedding_channels = modules["latent_encoder"].embedding_channels
-        self._latent_statistics = _latent_statistics(self.facts, modules["dit"].latent_channels)
-        self._sigma_data = float(self.facts["latent_statistics"].get("sigma_data", 0.5))
+        self._embedding_channels = self._programs.modules["latent_encoder"].embedding_channels
         self._last_caption: tuple[str | None, Context] = (None, self._programs.null_context())
 
     @classmethod
@@ -224,25 +224,18 @@ class Codec:
         for variation in range(variations):
             # Every channel starts from the same noise: equal channels stay equal, and a stereo image does not blur.
             key = jax.random.fold_in(jax.random.key(np.uint32(seed)), variation)
-            channels = [self._audio(self._latent(channel, at_48, key, context, steps, sampler), at_48) for channel in z]
+            latents = (self._latent(channel, at_48, key, context, steps, sampler) for channel in z)
+            channels = [self.latent_codec.channel_audio(latent, at_48) for latent in latents]
             sounds.append(signal.from_coded_channels(channels, mid_side, samples, sample_rate))
         return sounds[0] if variations == 1 else np.stack(sounds)
 
     def reconstruct_audio_ae(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
         """What the AudioAE alone makes of a sound: the bound on what any code could give. [S, C] like the input."""
-        audio = signal.checked(audio, sample_rate)
-        channels = signal.to_coded_channels(audio, sample_rate, mid_side=False)
-        frames = max(CLIP_FRAMES, frames_of(channels.shape[1]))
-        rebuilt = [self._audio(self._latents(channel, frames), len(channel)) for channel in channels]
-        return signal.from_coded_channels(rebuilt, False, len(audio), sample_rate)
+        return self.latent_codec.reconstruct(audio, sample_rate)
 
     def check_model_id(self, identity: bytes) -> None:
         """Raises ValueError if a sound with this model id was encoded with another model."""
-        if identity != self.model_id:
-            raise ValueError(
-                f"this sound was encoded with the model {identity.hex()}, not with {self.name}"
-                f" ({self.model_id.hex()}): choose that model"
-            )
+        check_identity(identity, self.model_id, self.name)
 
     @cached_property
     def silence_embedding(self) -> np.ndarray:
@@ -287,18 +280,9 @@ class Codec:
             raise ValueError(f"the codes have {header.bits} bits at t = {header.downsample}, unlike {self.name}")
         self._check_codebooks(header.codebooks)
 
-    def _latents(self, channel: np.ndarray, frames: int) -> np.ndarray:
-        """Standardised latent [frames, C] of one channel at 48 kHz; zeros follow the sound."""
-        audio = signal.fitted(channel[:, None], frames * HOP)[:, 0]
-        return self._programs.latents(audio, self._latent_statistics, self._sigma_data)
-
-    def _audio(self, latent: np.ndarray, samples: int) -> np.ndarray:
-        """Audio [samples] at 48 kHz of a standardised latent."""
-        return self._programs.audio(latent, self._latent_statistics, self._sigma_data)[:samples]
-
     def _embed_channel(self, channel: np.ndarray) -> np.ndarray:
         frames, windows = frames_of(len(channel)), self.windows
-        latents = self._latents(channel, windows.encode_frames(frames))
+        latents = self.latent_codec.channel_latents(channel, windows.encode_frames(frames))
         starts = range(0, windows.encode_count(frames) * windows.encode_stride, windows.encode_stride)
         pieces = [self._programs.embedding(latents[start : start + CLIP_FRAMES]) for start in starts]
         return np.concatenate(pieces)[: -(-frames // windows.downsample)]
@@ -310,8 +294,9 @@ class Codec:
         used = self.windows.count(frames_of(samples))
         conditions = self.windows.conditions(z, self.silence_embedding, bucket(used))
         return self._programs.sample(
-            conditions, used, self.windows, context, key, steps=steps, sampler=sampler, sigma_data=self._sigma_data
-        )
+            conditions, used, self.windows, context, key, steps=steps, sampler=sampler,
+            sigma_data=self.latent_codec.sigma_data,
+        )  # fmt: skip
 
     def _context(self, caption: str | None) -> Context:
         if caption is None:
@@ -325,17 +310,3 @@ class Codec:
                 raise ValueError(f"{self.name} has no text tower and tokenizer: decode without a caption")
             self._last_caption = (caption, self._programs.caption_context(caption, self._clap, tokenizer))
         return self._last_caption[1]
-
-
-def _latent_statistics(facts: Mapping[str, Any], channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of every latent channel; those of z lie in the quantizer's own parameters."""
-    try:
-        stored = facts["latent_statistics"]
-        mean, std = (np.asarray(stored[key], np.float32) for key in ("mean", "std"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelFolderError("model.json: latent_statistics must hold lists 'mean' and 'std'") from error
-    if mean.shape != (channels,) or std.shape != (channels,) or not np.isfinite(mean).all() or not (std > 0).all():
-        raise ModelFolderError(
-            f"model.json: latent_statistics must hold {channels} finite means and positive deviations"
-        )
-    return mean, std

@@ -1,4 +1,4 @@
-"""What a `.spresso` file, a model folder or a run folder is, as rows of a table; loads no weights and no JAX."""
+"""What a sound's file, a model folder or a run folder is, as rows of a table; loads no weights and no JAX."""
 
 from __future__ import annotations
 
@@ -19,19 +19,23 @@ from spresso_jax.checkpoints.weights import (
     network_size,
 )
 from spresso_jax.codec.bitstream import EncodedAudio
+from spresso_jax.codec.completeness import missing_networks
+from spresso_jax.codec.embedding_file import describe_embedded
 from spresso_jax.shapes import CLIP_FRAMES, CLIP_SECONDS, EMBEDDING_CHANNELS
 
 Rows = dict[str, Any]
 
 
 def describe(path: str | Path) -> tuple[str, Rows]:
-    """Title and rows for a `.spresso` file, a model (folder or name) or a run folder.
+    """Title and rows for a `.spresso` file, embeddings or latents (.npz), a model (folder or name) or a run folder.
 
     Raises:
-      BitstreamError, ModelFolderError, ValueError: if it is none of them, or damaged.
+      BitstreamError, EmbeddingFileError, ModelFolderError, ValueError: if it is none of them, or damaged.
       OSError: if it cannot be read.
     """
     file = Path(path)
+    if file.is_file() and file.suffix.lower() == ".npz":
+        return f"sound {file}", describe_embedded(file)
     if file.is_file():
         return f"sound {file}", describe_encoded(EncodedAudio.load(file))
     if file.is_dir() and not (file / FACTS_FILE).is_file():
@@ -73,6 +77,9 @@ def describe_model(folder: Path) -> Rows:
     if isinstance(point, Mapping) and point.get("downsample"):
         rows |= _operating_point(point)
         rows["model id"] = model_id(facts).hex()
+    missing = missing_networks(facts)
+    if missing and "audio_ae" not in missing:
+        rows["codes"] = f"no ({', '.join(missing)} missing): encode --continuous writes latents of the AudioAE"
     networks = {}
     for file in sorted(facts["fingerprints"]):
         count = network_size(folder / file)

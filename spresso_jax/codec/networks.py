@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from spresso_jax.checkpoints.weights import ModelFolderError, Network, check_shapes
+from spresso_jax.nn.lora import merge
 from spresso_jax.shapes import CLIP_FRAMES, EMBEDDING_CHANNELS, HOP
 
 CLASSES = {
@@ -20,25 +20,6 @@ CLASSES = {
     "projector": ("spresso_jax.diffusion_autoencoder.encoder", "Projector"),
     "quantizer": ("spresso_jax.quantizer.qinco", "Qinco"),
 }
-CODEC_NETWORKS = ("audio_ae", "latent_encoder", "projector", "dit", "quantizer")
-
-
-def is_codec(facts: Mapping[str, Any]) -> bool:
-    """Whether the model folder with these facts holds every network that coding needs, trained for each other."""
-    return all(f"{name}.safetensors" in facts["fingerprints"] for name in CODEC_NETWORKS) and not _outdated(facts)
-
-
-def check_up_to_date(facts: Mapping[str, Any]) -> None:
-    """Raises ModelFolderError if the codec would use a network from before a network under it was trained on."""
-    if outdated := _outdated(facts):
-        raise ModelFolderError(
-            f"{', '.join(outdated)}: trained before other networks of this model changed; train the stages that make them"
-            " again (spresso info MODEL tells what was trained when)"
-        )
-
-
-def _outdated(facts: Mapping[str, Any]) -> list[str]:
-    return [name for name in CODEC_NETWORKS if name in (facts.get("outdated") or ())]
 
 
 def network_class(name: str) -> type:
@@ -87,6 +68,24 @@ def check_parameters(name: str, module: Any, params: Any) -> None:
       ModelFolderError: naming the first parameter that is missing, unknown or of another shape.
     """
     check_shapes(params, parameter_shapes(name, module), f"{name}.safetensors")
+
+
+def prepared(name: str, network: Network, on_cpu: bool) -> tuple[Any, Any]:
+    """Module and parameters on the device; adapters are folded in, and a CPU computes in float32.
+
+    Raises:
+      ModelFolderError: if the parameters do not belong to the config, or the config to the class.
+    """
+    module = build(name, network)
+    check_parameters(name, module, network.params)
+    params, changes = network.params, {}
+    if name == "dit" and module.lora_rank:
+        params, changes = merge(params, module.lora_alpha), {"lora_rank": 0}
+    if on_cpu and getattr(module, "dtype", "float32") != "float32":
+        changes["dtype"] = "float32"
+    if changes:
+        module = build(name, Network({**network.config, **changes}, {}, network.class_name))
+    return module, jax.device_put(params)
 
 
 def _init(name: str, module: Any, key: jax.Array) -> Any:

@@ -1,45 +1,43 @@
 """The codec's compiled programs: its networks, their parameters on the device, and one jitted function for each task.
 
-Parameters are arguments of every program, so that no weight is baked into compiled code, and every program is compiled
-once for each shape and kept as long as its `Programs`.
+The AudioAE has its own in `latent_codec.py`. Parameters are arguments of every program, so that no weight is baked into
+compiled code, and every program is compiled once for each shape and kept as long as its `Programs`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spresso_jax.audio_ae.statistics import standardise, unstandardise
 from spresso_jax.checkpoints.weights import ModelFolderError, Network
-from spresso_jax.codec.networks import CODEC_NETWORKS, build, check_parameters
-from spresso_jax.codec.windows import Windows, bucket, join, map_chunks, start_noise
+from spresso_jax.codec.completeness import CODEC_NETWORKS
+from spresso_jax.codec.networks import prepared
+from spresso_jax.codec.windows import Windows, bucket, join, start_noise
 from spresso_jax.diffusion import edm
 from spresso_jax.diffusion.sampler import dpm_solver_pp_2m, euler, heun, sigma_grid
 from spresso_jax.diffusion_autoencoder.model import null_caption
-from spresso_jax.nn.lora import merge
 from spresso_jax.quantizer import assign
-from spresso_jax.shapes import HOP
 
 SAMPLERS = {"heun": heun, "euler": euler, "dpm_solver_pp_2m": dpm_solver_pp_2m}
 
-Statistics = tuple[np.ndarray, np.ndarray]
+NETWORKS = tuple(name for name in CODEC_NETWORKS if name != "audio_ae")
+
 Context = tuple[jax.Array, jax.Array, jax.Array | None]
 
 
 class Programs:
-    """Networks of one model, ready to run.
+    """Networks of one model beyond its AudioAE, ready to run.
 
     Attributes:
       modules: name -> Linen module (the quantizer: its sizes).
     """
 
     def __init__(self, networks: Mapping[str, Network], window_batch: int | None):
-        """Checks and places the parameters of the codec's five networks; arguments as in `Codec`.
+        """Checks and places the parameters of the codec's networks beyond the AudioAE; arguments as in `Codec`.
 
         Raises:
           ModelFolderError: if a network is missing or its parameters do not belong to its config.
@@ -48,29 +46,14 @@ class Programs:
         self._batch = bucket(window_batch or (1 if self._on_cpu else 8))
         self.modules: dict[str, Any] = {}
         self._params: dict[str, Any] = {}
-        for name in CODEC_NETWORKS:
+        for name in NETWORKS:
             if name not in networks:
                 raise ModelFolderError(f"the model has no network {name!r}, which the codec needs: export it again")
-            self.modules[name], self._params[name] = _prepared(name, networks[name], self._on_cpu)
-        autoencoder = self.modules["audio_ae"]
-        # Kernels of 7 reach 3 frames a layer (the embedding and every block); spectra and last layers a few more.
-        self._halo = 3 * (max(autoencoder.encoder_blocks, autoencoder.decoder_blocks) + 1) + 4
-        self._encode_chunk = jax.jit(self._encode_chunk_program)
-        self._decode_chunk = jax.jit(self._decode_chunk_program)
+            self.modules[name], self._params[name] = prepared(name, networks[name], self._on_cpu)
         self._embed_window = jax.jit(self._embed_window_program)
         self._sample = jax.jit(
             self._sample_program, static_argnames=("windows", "size", "batch", "steps", "sampler", "sigma_data")
         )
-
-    def latents(self, audio: np.ndarray, statistics: Statistics, sigma_data: float) -> np.ndarray:
-        """Audio [frames * 480] at 48 kHz -> standardised latent [frames, C], in chunks."""
-        encode = partial(self._encode_chunk, self._params["audio_ae"], statistics, sigma_data)
-        return map_chunks(encode, audio[:, None], HOP, 1, self._halo)
-
-    def audio(self, latent: np.ndarray, statistics: Statistics, sigma_data: float) -> np.ndarray:
-        """Standardised latent [frames, C] -> audio [frames * 480] at 48 kHz, in chunks."""
-        decode = partial(self._decode_chunk, self._params["audio_ae"], statistics, sigma_data)
-        return map_chunks(decode, latent, 1, HOP, self._halo)[:, 0]
 
     def embedding(self, latent: np.ndarray) -> np.ndarray:
         """Standardised latent of one clip [500, C] -> z [tokens, 64]."""
@@ -93,7 +76,7 @@ class Programs:
         from spresso_jax.clap.tokenizer import Tokenizer
 
         dit = self.modules["dit"]
-        module, params = _prepared("clap", network, self._on_cpu)
+        module, params = prepared("clap", network, self._on_cpu)
         tokens, mask = Tokenizer.from_json(tokenizer).encode(caption, dit.text_tokens)
         encode = jax.jit(lambda p, ids, valid: module.apply({"params": p}, ids, valid, method="encode_text"))
         states, pooled = encode(params, tokens[None], mask[None])
@@ -131,22 +114,6 @@ class Programs:
         )  # fmt: skip
         return np.asarray(x)[0, : windows.frames(used)]
 
-    def _encode_chunk_program(
-        self, params: Any, statistics: Statistics, sigma_data: float, audio: jax.Array
-    ) -> jax.Array:
-        latent = self.modules["audio_ae"].apply({"params": params}, audio, method="encode")
-        # "center" padding gives one frame more than there are hops.
-        return standardise(latent[:, : audio.shape[1] // HOP], *statistics, sigma_data)
-
-    def _decode_chunk_program(
-        self, params: Any, statistics: Statistics, sigma_data: float, latent: jax.Array
-    ) -> jax.Array:
-        module = self.modules["audio_ae"]
-        latent = unstandardise(latent, *statistics, sigma_data)
-        if module.padding == "center":
-            latent = jnp.concatenate([latent, latent[:, -1:]], axis=1)
-        return module.apply({"params": params}, latent, method="decode")
-
     def _embed_window_program(self, params: Any, latent: jax.Array) -> jax.Array:
         return self.modules["latent_encoder"].apply({"params": params}, latent)
 
@@ -177,19 +144,3 @@ class Programs:
 
         noise = start_noise(key, windows, size, dit.latent_channels)
         return SAMPLERS[sampler](denoise, noise, sigma_grid(steps, sigma_data=sigma_data))
-
-
-def _prepared(name: str, network: Network, on_cpu: bool) -> tuple[Any, Any]:
-    """Module and parameters on the device; adapters are folded in, and a CPU computes in float32."""
-    module = build(name, network)
-    check_parameters(name, module, network.params)
-    params, changes = network.params, {}
-    if name == "dit" and module.lora_rank:
-        params, changes = merge(params, module.lora_alpha), {"lora_rank": 0}
-    if on_cpu and getattr(module, "dtype", "float32") != "float32":
-        changes["dtype"] = "float32"
-    if changes:
-        module = build(name, Network({**network.config, **changes}, {}, network.class_name))
-    return module, jax.device_put(params)
-
-

@@ -36,8 +36,10 @@ def checked(audio: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def fitted(audio: np.ndarray, samples: int) -> np.ndarray:
-    """[S, C] cut, or followed by zeros, to exactly `samples` rows."""
-    return np.pad(audio[:samples], ((0, max(0, samples - len(audio))), (0, 0)))
+    """[S, C] cut (a view), or followed by zeros, to exactly `samples` rows."""
+    if len(audio) >= samples:
+        return audio[:samples]
+    return np.pad(audio, ((0, samples - len(audio)), (0, 0)))
 
 
 def to_coded_channels(audio: np.ndarray, sample_rate: int, mid_side: bool) -> np.ndarray:
@@ -56,7 +58,7 @@ def to_coded_channels(audio: np.ndarray, sample_rate: int, mid_side: bool) -> np
 
 def from_coded_channels(channels: list[np.ndarray], mid_side: bool, samples: int, sample_rate: int) -> np.ndarray:
     """Channels [S'] at 48 kHz as they were coded -> [samples, C] at `sample_rate`."""
-    audio = np.stack(channels, axis=1)
+    audio = channels[0][:, None] if len(channels) == 1 else np.stack(channels, axis=1)
     if mid_side:
         pair = np.stack([audio[:, 0] + audio[:, 1], audio[:, 0] - audio[:, 1]], axis=1)
         audio = np.concatenate([pair, audio[:, 2:]], axis=1)

@@ -156,32 +156,48 @@ def join(evaluate: Evaluate, x: jax.Array, used: jax.Array, windows: Windows, si
 
 
 def map_chunks(
-    function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, units_in: int, units_out: int, halo: int
+    function: Callable[[np.ndarray], np.ndarray],
+    x: np.ndarray,
+    units_in: int,
+    units_out: int,
+    halo: int,
+    frames: int | None = None,
 ) -> np.ndarray:
     """Applies a function of limited reach to a long array in chunks of constant size, so that memory stays bounded.
 
+    Beyond `x` and the result, no more than a chunk is held.
+
     Args:
       function: [1, L * units_in, C] -> [1, L * units_out, C'], whose outputs depend on at most `halo` frames either
-      side.
-        It is called with one L for short and one for long arrays.
-      x: [frames * units_in, C].
+        side. It is called with one L for short and one for long arrays.
+      x: [S, C].
       units_in, units_out: rows of a frame before and after (480 for audio, 1 for latents).
-      halo: frames of context that each chunk is given beyond what is kept.
+      halo: frames of context that each chunk is given beyond what is kept, less than `CLIP_FRAMES` / 2.
+      frames: of the result, at least ceil(S / units_in), which is the default; zeros follow x.
 
     Returns:
-      [frames * units_out, C'], equal to the function of the whole array up to rounding.
+      [frames * units_out, C'], equal up to rounding to the function of the whole array, followed by zeros up to
+      `CLIP_FRAMES` frames if it is shorter.
     """
-    frames = len(x) // units_in
-    length = CLIP_FRAMES if frames <= CLIP_FRAMES else CLIP_FRAMES + 2 * halo
-    padded = max(frames, length)
-    x = np.pad(x, ((0, padded * units_in - len(x)), (0, 0)))
-    pieces = []
-    for first in range(0, frames, CLIP_FRAMES):
-        start = min(max(first - halo, 0), padded - length)
-        out = np.asarray(function(x[None, start * units_in : (start + length) * units_in]))[0]
-        last = min(first + CLIP_FRAMES, frames)
-        pieces.append(out[(first - start) * units_out : (last - start) * units_out])
-    return np.concatenate(pieces)
+    frames = -(-len(x) // units_in) if frames is None else frames
+    # Sounds between the two lengths take overlapping short chunks, since zeros would hide their end from the function.
+    length = CLIP_FRAMES if frames < CLIP_FRAMES + 2 * halo else CLIP_FRAMES + 2 * halo
+    kept = length if frames <= length else length - 2 * halo
+    result = None
+    for first in range(0, frames, kept):
+        start = max(0, min(first - halo, frames - length))
+        out = np.asarray(function(_rows(x, start * units_in, length * units_in)[None]))[0]
+        last = min(first + kept, frames)
+        if result is None:
+            result = np.empty((frames * units_out, out.shape[1]), out.dtype)
+        result[first * units_out : last * units_out] = out[(first - start) * units_out : (last - start) * units_out]
+    return result
+
+
+def _rows(x: np.ndarray, start: int, count: int) -> np.ndarray:
+    """Rows start..start + count of an array that zeros follow."""
+    piece = x[start : start + count]
+    return piece if len(piece) == count else np.pad(piece, ((0, count - len(piece)), (0, 0)))
 
 
 def _add(total: jax.Array, piece: jax.Array, start: jax.Array) -> jax.Array:

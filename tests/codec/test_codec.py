@@ -151,8 +151,8 @@ def test_batches_of_windows_change_rounding_only(folder, codec):
 def test_audio_ae_reconstruction_of_long_audio_equals_that_of_the_whole(codec):
     audio = noise(48_000 * 12)
     rebuilt = codec.reconstruct_audio_ae(audio, 48_000)
-    network = codec._programs.modules["audio_ae"]
-    whole = network.apply({"params": codec._programs._params["audio_ae"]}, audio[None])
+    network, params = codec.latent_codec._module, codec.latent_codec._params
+    whole = network.apply({"params": params}, audio[None])
     np.testing.assert_allclose(rebuilt, np.asarray(whole)[0], atol=2e-4)
     assert codec.reconstruct_audio_ae(noise(1_000, 2), 22_050).shape == (1_000, 2)
 

@@ -1,0 +1,54 @@
+"""Which networks coding needs, and what a model folder lacks of them; reads facts alone, loads no weights and no JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from spresso_jax.checkpoints.weights import ModelFolderError
+
+CODEC_NETWORKS = ("audio_ae", "latent_encoder", "projector", "dit", "quantizer")
+
+
+def missing_networks(facts: Mapping[str, Any]) -> list[str]:
+    """Networks of the codec that the model folder with these facts does not hold."""
+    return [name for name in CODEC_NETWORKS if f"{name}.safetensors" not in facts["fingerprints"]]
+
+
+def is_codec(facts: Mapping[str, Any]) -> bool:
+    """Whether the model folder with these facts holds every network that coding needs, trained for each other."""
+    return not missing_networks(facts) and not _outdated(facts)
+
+
+def check_complete(facts: Mapping[str, Any], name: str) -> None:
+    """Refuses a model that cannot make or read codes.
+
+    Args:
+      facts: of a model folder.
+      name: of the model, for the message.
+
+    Raises:
+      ModelFolderError: naming the networks that are missing or outdated, and what the model can still do.
+    """
+    if missing := missing_networks(facts):
+        listed = ", ".join(missing)
+        able = (
+            "with --continuous it writes the latents of its AudioAE"
+            if "audio_ae" not in missing
+            else "train or import an audio_ae first"
+        )
+        raise ModelFolderError(f"{name} holds no {listed}, so it can neither make nor read codes: {able}")
+    check_up_to_date(facts)
+
+
+def check_up_to_date(facts: Mapping[str, Any]) -> None:
+    """Raises ModelFolderError if the codec would use a network from before a network under it was trained on."""
+    if outdated := _outdated(facts):
+        raise ModelFolderError(
+            f"{', '.join(outdated)}: trained before other networks of this model changed; train the stages that make them"
+            " again (spresso info MODEL tells what was trained when)"
+        )
+
+
+def _outdated(facts: Mapping[str, Any]) -> list[str]:
+    return [name for name in CODEC_NETWORKS if name in (facts.get("outdated") or ())]
