@@ -41,12 +41,14 @@ def evaluate(
 ) -> None:
     """Decodes held-out clips with every system and measures them: distances, retrieval, conditioning gain."""
     with user_errors():
-        from spresso_jax.evaluate import protocol, tables
+        from spresso_jax.evaluate import gain_tables, protocol, tables
 
         if (data is None) == (reference is None):
             raise ValueError("give either --data (sounds to decode) or --reference (sounds beside decoded folders)")
         if gain_only and (reference is not None or gain_clips < 2):
             raise ValueError("--gain-only needs models, --data and at least 2 --gain-clips")
+        if gain_only and _holds_decoded(out / protocol.SCORES):
+            raise ValueError(f"{out} holds an evaluation of decoded sounds: give another --out to --gain-only")
         chosen = load_clips(reference or data, clips, seed)
         facts: dict[str, dict] = {}
         spaces = [protocol.MEL_SPACE]
@@ -71,7 +73,7 @@ def evaluate(
         scores = protocol.evaluate(
             chosen, systems, out, options=options, spaces=spaces, models=facts, progress=_progress()
         )
-        typer.echo(tables.markdown_table(scores))
+        typer.echo(gain_tables.gain_markdown(scores) if gain_only else tables.markdown_table(scores))
         typer.echo(f"wrote {out / protocol.SCORES} and {out / protocol.TABLE}; next: spresso report {out}")
 
 
@@ -194,13 +196,16 @@ def _model_systems(
         complete = is_codec(known)
         wanted = _numbers(codebooks[index if len(codebooks) > 1 else 0]) if codebooks else []
         facts[name] = {key: known.get(key) for key in ("name", "operating_point", "provenance", "licence")}
+        facts[name]["latents"] = (known.get("values") or known["fingerprints"]).get("audio_ae.safetensors")
         if complete:
             codec = Codec.load(folder)
             wanted = wanted or [codec.codebooks]
             systems += codec_systems(
                 codec, name, codebooks=wanted, steps=steps, seed=seed, sampler=sampler, short_label=len(models) == 1
             )
-        if gain_clips >= 2:
+        if "dit" in (known.get("outdated") or ()):
+            typer.echo(f"{name}: no conditioning gain, its DiT was trained before its AudioAE or CLAP changed", err=True)
+        elif gain_clips >= 2:
             part = clips[:gain_clips]
             typer.echo(f"{name}: conditioning gain on {len(part)} clips", err=True)
             model = load_model(folder, only=_gain_networks(known, complete))
@@ -234,6 +239,13 @@ def _clap_space(clap: str | None, models: Sequence[str]) -> Any:
     model = load_model(named, only=["clap"])
     title = model.facts.get("name") or Path(named).name
     return Space("clap", f"CLAP of {title}", clap_embedding(model), similarity=True)
+
+
+def _holds_decoded(scores: Path) -> bool:
+    """Whether a scores.json is there that names more than the sources."""
+    import json
+
+    return scores.is_file() and len(json.loads(scores.read_text(encoding="utf-8")).get("systems", [])) > 1
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from spresso_jax.audio_ae.autoencoder import decode_frames, encode_hops
 from spresso_jax.audio_ae.statistics import SIGMA_DATA, standardise, unstandardise
 from spresso_jax.checkpoints.fingerprint import check_identity, latent_id
 from spresso_jax.checkpoints.weights import Model, ModelFolderError, load_facts, load_model
@@ -250,17 +250,12 @@ class LatentCodec:
     def _encode_chunk_program(
         self, params: Any, statistics: tuple[np.ndarray, np.ndarray], sigma_data: float, audio: jax.Array
     ) -> jax.Array:
-        latent = self._module.apply({"params": params}, audio, method="encode")
-        # "center" padding gives one frame more than there are hops.
-        return standardise(latent[:, : audio.shape[1] // HOP], *statistics, sigma_data)
+        return standardise(encode_hops(self._module, params, audio), *statistics, sigma_data)
 
     def _decode_chunk_program(
         self, params: Any, statistics: tuple[np.ndarray, np.ndarray], sigma_data: float, latent: jax.Array
     ) -> jax.Array:
-        latent = unstandardise(latent, *statistics, sigma_data)
-        if self._module.padding == "center":
-            latent = jnp.concatenate([latent, latent[:, -1:]], axis=1)
-        return self._module.apply({"params": params}, latent, method="decode")
+        return decode_frames(self._module, params, unstandardise(latent, *statistics, sigma_data))
 
 
 def _statistics(facts: Mapping[str, Any], channels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spresso_jax.audio_ae.autoencoder import encode_hops
 from spresso_jax.audio_ae.statistics import standardise
 from spresso_jax.checkpoints.weights import Model, ModelFolderError, Network
 from spresso_jax.codec.networks import build
@@ -80,8 +81,7 @@ class Probe:
 
         @jax.jit
         def encode(params: Any, audio: jax.Array) -> jax.Array:
-            latent = module.apply({"params": params}, audio, method="encode")[:, :CLIP_FRAMES]
-            return standardise(latent, mean, std, self.sigma_data)
+            return standardise(encode_hops(module, params, audio), mean, std, self.sigma_data)
 
         latent, weight = [], np.zeros((len(clips), CLIP_FRAMES), np.float32)
         for row, clip in enumerate(clips):

@@ -158,6 +158,8 @@ def test_evaluate_command_runs_a_model_folder_end_to_end(folder, tmp_path):
     result = CliRunner().invoke(app, [*arguments[:4], *gain])
     assert result.exit_code == 0, result.output
     scores = json.loads((tmp_path / "gain" / "scores.json").read_text())
-    assert [s["key"] for s in scores["systems"]] == ["source"]
+    assert [s["key"] for s in scores["systems"]] == ["source"] and "Conditioning gain" in result.output
+    result = CliRunner().invoke(app, [*arguments, "--gain-only", "--gain-clips", "2"])
+    assert result.exit_code == 2 and "another --out" in result.output
     assert set(scores["models"]["tiny"]["conditioning_gain"]) == {"continuous z", "3 codebooks"}
     jax.clear_caches()
