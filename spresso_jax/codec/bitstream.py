@@ -33,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spresso_jax.shapes import CLIP_FRAMES, CLIP_SECONDS, SAMPLE_RATE, frames_of
+from spresso_jax.shapes import CLIP_FRAMES, CLIP_SECONDS, FRAME_RATE, SAMPLE_RATE, frames_of
 
 HEADER_BYTES = 16
 VERSION = 1
@@ -191,6 +191,11 @@ class EncodedAudio:
 def samples_at_48_khz(samples: int, sample_rate: int) -> int:
     """Length after resampling to 48 kHz, at least 1 sample."""
     return max(1, round(samples * SAMPLE_RATE / sample_rate))
+
+
+def samples_of_frames(frames: int, sample_rate: int) -> int:
+    """Most samples at `sample_rate` that `frames` latent frames (10 ms each) hold whole, at least 1."""
+    return max(1, frames * sample_rate // FRAME_RATE)
 
 
 def pack(encoded: EncodedAudio) -> bytes:

@@ -25,7 +25,7 @@ import numpy as np
 from spresso_jax.checkpoints.fingerprint import check_identity, model_id
 from spresso_jax.checkpoints.weights import Model, ModelFolderError, load_facts, load_model
 from spresso_jax.codec import signal
-from spresso_jax.codec.bitstream import SAMPLE_RATES, EncodedAudio, Header, samples_at_48_khz
+from spresso_jax.codec.bitstream import SAMPLE_RATES, EncodedAudio, Header, samples_at_48_khz, samples_of_frames
 from spresso_jax.codec.completeness import CODEC_NETWORKS, check_up_to_date
 from spresso_jax.codec.latent_codec import LatentCodec
 from spresso_jax.codec.programs import SAMPLERS, Context, Programs
@@ -209,7 +209,7 @@ class Codec:
             raise ValueError("embeddings hold NaN or infinite values")
         signal.check_rate(sample_rate)
         if samples is None:
-            samples = max(1, round(z.shape[1] * self.windows.downsample * HOP * sample_rate / SAMPLE_RATE))
+            samples = samples_of_frames(z.shape[1] * self.windows.downsample, sample_rate)
         at_48 = samples_at_48_khz(samples, sample_rate)
         if -(-frames_of(at_48) // self.windows.downsample) != z.shape[1]:
             raise ValueError(f"{z.shape[1]} embeddings do not belong to {samples} samples at {sample_rate} Hz")

@@ -30,7 +30,7 @@ from spresso_jax.audio_ae.statistics import SIGMA_DATA, standardise, unstandardi
 from spresso_jax.checkpoints.fingerprint import check_identity, latent_id
 from spresso_jax.checkpoints.weights import Model, ModelFolderError, load_facts, load_model
 from spresso_jax.codec import signal
-from spresso_jax.codec.bitstream import samples_at_48_khz
+from spresso_jax.codec.bitstream import samples_at_48_khz, samples_of_frames
 from spresso_jax.codec.networks import prepared
 from spresso_jax.codec.windows import map_chunks
 from spresso_jax.shapes import CLIP_FRAMES, HOP, SAMPLE_RATE, frames_of
@@ -194,7 +194,7 @@ class LatentCodec:
             raise ValueError("mid and side need at least two channels, the latents have one")
         signal.check_rate(sample_rate)
         if samples is None:
-            samples = max(1, latents.shape[1] * HOP * sample_rate // SAMPLE_RATE)
+            samples = samples_of_frames(latents.shape[1], sample_rate)
         at_48 = samples_at_48_khz(samples, sample_rate)
         if latents.shape[1] not in (frames_of(at_48), latent_frames(at_48)):
             raise ValueError(f"{latents.shape[1]} latent frames do not belong to {samples} samples at {sample_rate} Hz")

@@ -10,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spresso_jax.codec import bitstream
-from spresso_jax.codec.bitstream import BitstreamError, EncodedAudio, Header, pack, read_header, unpack
+from spresso_jax.codec.bitstream import (
+    SAMPLE_RATES,
+    BitstreamError,
+    EncodedAudio,
+    Header,
+    pack,
+    read_header,
+    samples_at_48_khz,
+    samples_of_frames,
+    unpack,
+)
+from spresso_jax.shapes import frames_of
 
 
 def make(
@@ -193,3 +204,8 @@ def test_files_are_saved_whole_and_loaded(tmp_path):
     encoded.save(tmp_path / "a.spresso")
     assert [path.name for path in tmp_path.iterdir()] == ["a.spresso"]
     assert EncodedAudio.load(tmp_path / "a.spresso") == encoded == EncodedAudio.from_bytes(bytes(encoded))
+
+
+@given(st.integers(1, 10_000), st.sampled_from(SAMPLE_RATES))
+def test_samples_of_frames_need_exactly_those_frames(frames, rate):
+    assert frames_of(samples_at_48_khz(samples_of_frames(frames, rate), rate)) == frames
