@@ -178,12 +178,17 @@ def _model_systems(
     seed: int,
     gain_clips: int,
 ) -> tuple[list[System], dict[str, dict]]:
-    """Columns and facts of every model folder; a folder without the codec's networks gives its gain only."""
+    """Columns and facts of every model folder.
+
+    Models of one AudioAE share its column. A folder without the codec's networks gives that column, and its gain if it has
+    a DiT.
+    """
     from spresso_jax.checkpoints.weights import find_model_folder, load_facts, load_model
     from spresso_jax.codec.codec import Codec
     from spresso_jax.codec.completeness import is_codec
+    from spresso_jax.codec.latent_codec import LatentCodec
     from spresso_jax.evaluate.denoiser import measure_gain
-    from spresso_jax.evaluate.systems import codec_systems, linear_system
+    from spresso_jax.evaluate.systems import bound_system, codec_systems, linear_system
 
     if codebooks and len(codebooks) not in (1, len(models)):
         raise ValueError(f"{len(codebooks)} times --codebooks for {len(models)} models: give it once, or once a model")
@@ -191,18 +196,23 @@ def _model_systems(
     names = _short_names(folders)
     systems: list[System] = [linear_system()]
     facts: dict[str, dict] = {}
+    autoencoders: dict[bytes, tuple[str, LatentCodec]] = {}
     for index, (folder, name) in enumerate(zip(folders, names, strict=True)):
         known = load_facts(folder)
         complete = is_codec(known)
         wanted = _numbers(codebooks[index if len(codebooks) > 1 else 0]) if codebooks else []
         facts[name] = {key: known.get(key) for key in ("name", "operating_point", "provenance", "licence")}
         facts[name]["latents"] = (known.get("values") or known["fingerprints"]).get("audio_ae.safetensors")
+        autoencoder = LatentCodec.load(folder)
+        autoencoders.setdefault(autoencoder.latent_id, (name, autoencoder))
         if complete:
             codec = Codec.load(folder)
             wanted = wanted or [codec.codebooks]
             systems += codec_systems(
                 codec, name, codebooks=wanted, steps=steps, seed=seed, sampler=sampler, short_label=len(models) == 1
             )
+        if "dit.safetensors" not in known["fingerprints"]:
+            continue
         if "dit" in (known.get("outdated") or ()):
             typer.echo(f"{name}: no conditioning gain, its DiT was trained before its AudioAE or CLAP changed", err=True)
         elif gain_clips >= 2:
@@ -211,7 +221,10 @@ def _model_systems(
             model = load_model(folder, only=_gain_networks(known, complete))
             audio, captions = [c.audio for c in part], [c.caption for c in part]
             facts[name] |= measure_gain(model, audio, captions, codebooks=wanted, seed=seed)
-    return _one_bound(systems), facts
+    for name, autoencoder in autoencoders.values():
+        label = "AudioAE bound" if len(autoencoders) == 1 else f"{name}: AudioAE bound"
+        systems.append(bound_system(autoencoder, name, label))
+    return _bounds_first(systems), facts
 
 
 def _gain_networks(facts: dict, complete: bool) -> list[str]:
@@ -220,7 +233,7 @@ def _gain_networks(facts: dict, complete: bool) -> list[str]:
     return [name for name in present if name not in outdated and not (complete and name == "clap")]
 
 
-def _one_bound(systems: list[System]) -> list[System]:
+def _bounds_first(systems: list[System]) -> list[System]:
     """The AudioAE bounds right after the linear codec, where the page and the table expect them."""
     order = {"source": 0, "linear": 1, "audio_ae": 2}
     return sorted(systems, key=lambda system: order.get(system.kind, 3))

@@ -15,6 +15,7 @@ from spresso_jax.shapes import FRAME_RATE, LATENT_CHANNELS, SAMPLE_RATE
 
 if TYPE_CHECKING:
     from spresso_jax.codec.codec import Codec
+    from spresso_jax.codec.latent_codec import LatentCodec
 
 
 def linear_system(channels: int = LATENT_CHANNELS) -> System:
@@ -30,6 +31,17 @@ def linear_system(channels: int = LATENT_CHANNELS) -> System:
     return System("linear", f"linear codec, {channels} of 480", "linear", produce, f"linear {channels}")
 
 
+def bound_system(autoencoder: LatentCodec, name: str, label: str = "AudioAE bound") -> System:
+    """What an AudioAE alone makes of the clips: the bound on every system that codes its latents."""
+
+    def produce(clips: Sequence[Clip], indices: Sequence[int]) -> list[np.ndarray]:
+        return [_mono(autoencoder.reconstruct(clip.audio, SAMPLE_RATE)) for clip in clips]
+
+    return System(
+        f"{name}.audio_ae", label, "audio_ae", produce, json_sha256(autoencoder.facts)[:16], name
+    )
+
+
 def codec_systems(
     codec: Codec,
     name: str,
@@ -40,7 +52,7 @@ def codec_systems(
     sampler: str = "heun",
     short_label: bool = False,
 ) -> list[System]:
-    """AudioAE bound, continuous z and one discrete system for each number of codebooks of one model folder.
+    """Continuous z and one discrete system for each number of codebooks of one model folder.
 
     Every clip is decoded with its own seed, `seed` + its index, so that a column does not share one noise.
 
@@ -81,14 +93,6 @@ def codec_systems(
         return codec.decode(encoded, seed=clip_seed, steps=steps, sampler=sampler)
 
     systems = [
-        System(
-            key=f"{name}.audio_ae",
-            label=f"{told}AudioAE bound",
-            kind="audio_ae",
-            produce=each(lambda clip, clip_seed: codec.reconstruct_audio_ae(clip.audio, SAMPLE_RATE)),
-            fingerprint=made,
-            model=name,
-        ),
         System(
             key=f"{name}.continuous",
             label=f"{told}continuous z" if told else f"continuous z, {nominal_rate:.3g} Hz",
