@@ -28,6 +28,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
             # Dead codewords: every so many steps, counted over so many batches (0: never).
             revival=dict(every=1250, batches=125),
             go_on=False,
+            keep_best=True,  # QINCo2: the step with the lowest held-out error is the model
             crops=8,  # windows a clip that give embeddings
             # QINCo2: AdamW 8e-4, decay 0.1, clipping by value, quarter cosine over 60 epochs after 3 of ramp.
             optimizer=dict(
@@ -63,6 +64,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
         config.train_search.update(dict(preselect=4, beam=2))
         config.initialisation.update(dict(rows=256, iterations=2))
         config.crops = 2
+        config.keep_best = False
         config.data.update(dict(batch_size=128, validation_clips=1))
         config.loop.update(dict(steps=20, validate_every=20, save_every=20, log_every=5))
     return config

@@ -114,6 +114,7 @@ def build(config: Any, upstream: Any = None) -> Stage:
         start=None if inherited else start,
         maintain=maintain,
         maintain_every=config.revival.every,
+        best="loss" if config.keep_best else None,
         validate=validate,
         finish=finish,
     )
