@@ -6,9 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 import soundfile
-import typer
+from codec_program import program, refused, write
 from tiny_model import build_tiny_model
-from typer.testing import CliRunner
 
 from spresso_jax.cli import codec as commands
 from spresso_jax.codec.bitstream import EncodedAudio
@@ -36,28 +35,7 @@ def one_codec(model):
     commands._load = load
 
 
-@pytest.fixture
-def program():
-    app = typer.Typer()
-    commands.register(app)
-    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def write(path, samples=22_050, rate=44_100, channels=1, seed=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    audio = np.random.default_rng(seed).normal(0, 0.1, (samples, channels))
-    soundfile.write(path, audio, rate)
-    return path
-
-
-def refused(result, message):
-    assert result.exit_code == 2, result.output
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1 and message in lines[0], result.stderr
-    assert "Traceback" not in result.output
-
-
-def test_encode_and_decode_return_the_files_rate_channels_and_length(program, model, tmp_path):
+def test_encode_and_decode_return_the_files_rate_channels_and_length(model, tmp_path):
     sound = write(tmp_path / "door.wav", 22_051, 44_100, 2)
     result = program("encode", sound, "--model", model)
     assert result.exit_code == 0, result.output
@@ -71,14 +49,14 @@ def test_encode_and_decode_return_the_files_rate_channels_and_length(program, mo
     assert (facts.frames, facts.samplerate, facts.channels, facts.format) == (22_051, 44_100, 2, "FLAC")
 
 
-def test_a_rate_that_is_not_common_becomes_48_khz(program, model, tmp_path):
+def test_a_rate_that_is_not_common_becomes_48_khz(model, tmp_path):
     sound = write(tmp_path / "a.wav", 5_000, 10_000)
     assert program("encode", sound, "--model", model).exit_code == 0
     header = EncodedAudio.load(tmp_path / "a.spresso").header
     assert (header.samples, header.sample_rate) == (24_000, 48_000)
 
 
-def test_seed_variations_codebooks_and_mid_side_reach_the_codec(program, model, tmp_path):
+def test_seed_variations_codebooks_and_mid_side_reach_the_codec(model, tmp_path):
     sound = write(tmp_path / "a.wav", channels=2)
     assert program("encode", sound, "--model", model, "--codebooks", 2, "--mid-side").exit_code == 0
     header = EncodedAudio.load(tmp_path / "a.spresso").header
@@ -94,7 +72,7 @@ def test_seed_variations_codebooks_and_mid_side_reach_the_codec(program, model, 
     assert np.abs(soundfile.read(tmp_path / "d.wav")[0] - first).max() > 1e-4
 
 
-def test_continuous_embeddings_go_to_npz_and_back(program, model, tmp_path):
+def test_continuous_embeddings_go_to_npz_and_back(model, tmp_path):
     sound = write(tmp_path / "a.wav")
     assert program("encode", sound, "--continuous", "--model", model).exit_code == 0
     result = program("decode", tmp_path / "a.npz", "-o", tmp_path / "b.wav", "--model", model, "--steps", 3)
@@ -103,7 +81,7 @@ def test_continuous_embeddings_go_to_npz_and_back(program, model, tmp_path):
     refused(program("encode", sound, "--continuous", "--codebooks", 1, "--model", model), "--codebooks")
 
 
-def test_a_folder_keeps_its_tree_and_a_bad_file_does_not_stop_the_others(program, model, tmp_path):
+def test_a_folder_keeps_its_tree_and_a_bad_file_does_not_stop_the_others(model, tmp_path):
     write(tmp_path / "in" / "a.wav")
     write(tmp_path / "in" / "deep" / "er" / "b.flac", seed=1)
     (tmp_path / "in" / "page.mp3").write_text("<html>")
@@ -117,7 +95,7 @@ def test_a_folder_keeps_its_tree_and_a_bad_file_does_not_stop_the_others(program
     assert soundfile.info(tmp_path / "back" / "deep" / "er" / "b.wav").frames == 22_050
 
 
-def test_nothing_is_overwritten_without_force(program, model, tmp_path):
+def test_nothing_is_overwritten_without_force(model, tmp_path):
     sound = write(tmp_path / "a.wav")
     (tmp_path / "a.spresso").write_bytes(b"precious")
     refused(program("encode", sound, "--model", model), "--force")
@@ -127,13 +105,13 @@ def test_nothing_is_overwritten_without_force(program, model, tmp_path):
     refused(program("encode", sound, "-o", sound, "--model", model, "--force"), "itself")
 
 
-def test_two_sounds_of_one_name_are_refused_before_any_work(program, model, tmp_path):
+def test_two_sounds_of_one_name_are_refused_before_any_work(model, tmp_path):
     write(tmp_path / "a.wav")
     write(tmp_path / "a.flac")
     refused(program("encode", tmp_path, "--model", model), "both be written")
 
 
-def test_bad_input_is_one_sentence_and_exit_code_2(program, model, tmp_path):
+def test_bad_input_is_one_sentence_and_exit_code_2(model, tmp_path):
     sound = write(tmp_path / "a.wav")
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "page.wav").write_text("<html></html>")
@@ -152,7 +130,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(program, model, tmp_path):
     assert not list(tmp_path.glob("*.spresso"))
 
 
-def test_bad_codes_are_one_sentence_and_exit_code_2(program, model, tmp_path):
+def test_bad_codes_are_one_sentence_and_exit_code_2(model, tmp_path):
     sound = write(tmp_path / "a.wav")
     program("encode", sound, "--model", model)
     good = (tmp_path / "a.spresso").read_bytes()
@@ -169,7 +147,7 @@ def test_bad_codes_are_one_sentence_and_exit_code_2(program, model, tmp_path):
     refused(program("decode", tmp_path / "a.spresso", *wrong), "sampler must be one of")
 
 
-def test_forged_embedding_files_are_refused(program, model, tmp_path):
+def test_forged_embedding_files_are_refused(model, tmp_path):
     np.savez_compressed(tmp_path / "bomb.npz", z=np.zeros((1, 10_000, 64), np.float32))
     np.savez(tmp_path / "pickled.npz", z=np.array([{"a": 1}], dtype=object))
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
@@ -182,7 +160,7 @@ def test_forged_embedding_files_are_refused(program, model, tmp_path):
         refused(program("decode", tmp_path / f"{name}.npz", "--model", model), message)
 
 
-def test_info_of_a_file_tells_shape_bits_and_bitrates(program, model, tmp_path):
+def test_info_of_a_file_tells_shape_bits_and_bitrates(model, tmp_path):
     sound = write(tmp_path / "a.wav", 240_000, 48_000)
     program("encode", sound, "--model", model)
     facts = json.loads(program("info", tmp_path / "a.spresso", "--json").stdout)
@@ -192,14 +170,14 @@ def test_info_of_a_file_tells_shape_bits_and_bitrates(program, model, tmp_path):
     assert "5.000 s" in table and "kbps" in table
 
 
-def test_info_of_a_model_tells_operating_point_parameters_and_licence(program, model):
+def test_info_of_a_model_tells_operating_point_parameters_and_licence(model):
     facts = json.loads(program("info", model, "--json").stdout)
     assert facts["frame rate"] == "11 Hz (t = 9)" and facts["licence"] == "CC0" and len(facts["parameters"]) == 6
     assert facts["nominal bitrate"].endswith("0.132 kbps a channel") and facts["captions"] == "yes"
     assert "tiny" in program("info", model).stdout
 
 
-def test_info_of_a_run_tells_stage_and_progress(program, tmp_path):
+def test_info_of_a_run_tells_stage_and_progress(tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints" / "20").mkdir(parents=True)
     (run / "config.json").write_text('{"stage": "quantizer", "seed": 3}')
@@ -228,7 +206,7 @@ def test_info_loads_neither_jax_nor_weights(model):
     [(np.zeros(4_800), "silent"), (np.full(4_800, 2e-5), "silent"), (np.ones(1) * 0.5, "too short")],
     ids=["zeros", "noise floor", "one sample"],
 )
-def test_silent_and_too_short_files_are_refused_in_one_sentence(program, model, tmp_path, samples, reason):
+def test_silent_and_too_short_files_are_refused_in_one_sentence(model, tmp_path, samples, reason):
     soundfile.write(tmp_path / "bad.wav", samples, 48_000, subtype="PCM_24")
     result = program("encode", tmp_path / "bad.wav", "--model", model)
     assert result.exit_code == 2 and reason in result.stderr and result.stderr.strip().count("\n") == 0

@@ -6,9 +6,8 @@ import re
 import numpy as np
 import pytest
 import soundfile
-import typer
+from codec_program import program, refused, write
 from tiny_model import build_tiny_model
-from typer.testing import CliRunner
 
 from spresso_jax.checkpoints.weights import load_model, save_model
 from spresso_jax.cli import codec as commands
@@ -39,28 +38,8 @@ def loaded_once():
         setattr(commands, name, load)
 
 
-@pytest.fixture
-def program():
-    app = typer.Typer()
-    commands.register(app)
-    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def write(path, samples=22_050, rate=44_100, channels=1, seed=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.random.default_rng(seed).normal(0, 0.1, (samples, channels)), rate)
-    return path
-
-
-def refused(result, message):
-    assert result.exit_code == 2, result.output
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1 and message in lines[0], result.stderr
-    assert "Traceback" not in result.output
-
-
 @pytest.mark.parametrize("name", ["ae", "partly"])
-def test_latents_go_to_npz_and_back(program, models, tmp_path, name):
+def test_latents_go_to_npz_and_back(models, tmp_path, name):
     sound = write(tmp_path / "a.wav", channels=2)
     result = program("encode", sound, "--continuous", "--mid-side", "--model", models[name])
     assert result.exit_code == 0 and "latents (2, 51, 128)" in result.stdout, result.output
@@ -72,7 +51,7 @@ def test_latents_go_to_npz_and_back(program, models, tmp_path, name):
     assert (facts.frames, facts.samplerate, facts.channels) == (22_050, 44_100, 2)
 
 
-def test_latents_decode_alike_with_every_model_that_has_the_audio_ae(program, models, tmp_path):
+def test_latents_decode_alike_with_every_model_that_has_the_audio_ae(models, tmp_path):
     sound = write(tmp_path / "a.wav")
     program("encode", sound, "--continuous", "--model", models["ae"])
     decoded = {}
@@ -86,7 +65,7 @@ def test_latents_decode_alike_with_every_model_that_has_the_audio_ae(program, mo
     np.testing.assert_allclose(decoded["ae"], np.clip(audio[:, 0], -1, 1), atol=1e-4)
 
 
-def test_a_model_without_codes_says_what_it_lacks_and_what_works(program, models, tmp_path):
+def test_a_model_without_codes_says_what_it_lacks_and_what_works(models, tmp_path):
     sound = write(tmp_path / "a.wav")
     refused(program("encode", sound, "--model", models["ae"]), "holds no latent_encoder, projector, dit, quantizer")
     refused(program("encode", sound, "--model", models["partly"]), "with --continuous it writes the latents")
@@ -99,7 +78,7 @@ def test_a_model_without_codes_says_what_it_lacks_and_what_works(program, models
     refused(program("decode", tmp_path / "a.npz", "--model", models["partly"], *out), "holds no latent_encoder")
 
 
-def test_latents_of_another_audio_ae_and_settings_of_the_decoder_are_refused(program, models, tmp_path):
+def test_latents_of_another_audio_ae_and_settings_of_the_decoder_are_refused(models, tmp_path):
     sound = write(tmp_path / "a.wav")
     program("encode", sound, "--continuous", "--model", models["ae"])
     common = ("decode", tmp_path / "a.npz", "-o", tmp_path / "b.wav", "--model", models["ae"])
@@ -120,7 +99,7 @@ def test_files_without_a_kind_hold_embeddings_and_unknown_kinds_are_refused(tmp_
         EmbeddedAudio.load(tmp_path / "new.npz")
 
 
-def test_info_tells_the_kind_of_a_file_and_what_a_model_lacks(program, models, tmp_path):
+def test_info_tells_the_kind_of_a_file_and_what_a_model_lacks(models, tmp_path):
     sound = write(tmp_path / "a.wav", 48_000, 48_000)
     program("encode", sound, "--continuous", "--model", models["ae"])
     facts = json.loads(program("info", tmp_path / "a.npz", "--json").stdout)
@@ -132,7 +111,7 @@ def test_info_tells_the_kind_of_a_file_and_what_a_model_lacks(program, models, t
     assert "codes" not in json.loads(program("info", models["whole"], "--json").stdout)
 
 
-def test_a_folder_is_counted_and_summed_up(program, models, tmp_path):
+def test_a_folder_is_counted_and_summed_up(models, tmp_path):
     for index in range(3):
         write(tmp_path / "in" / f"{index}.wav", 24_000, 48_000, seed=index)
     (tmp_path / "in" / "page.wav").write_text("<html>")
@@ -145,7 +124,7 @@ def test_a_folder_is_counted_and_summed_up(program, models, tmp_path):
     assert result.exit_code == 0 and "3 files, 1.5 s of sound" in result.stdout
 
 
-def test_files_coded_together_equal_files_coded_alone(program, models, tmp_path, monkeypatch):
+def test_files_coded_together_equal_files_coded_alone(models, tmp_path, monkeypatch):
     for index in range(11):
         write(tmp_path / "in" / f"{index:02}.wav", 2_000 + 999 * index, 48_000, 1 + index % 2, seed=index)
     write(tmp_path / "in" / "05-long.wav", 300_000, 48_000)
