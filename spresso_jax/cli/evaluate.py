@@ -183,6 +183,7 @@ def _model_systems(
     Models of one AudioAE share its column. A folder without the codec's networks gives that column, and its gain if it has
     a DiT.
     """
+    from spresso_jax.checkpoints.fingerprint import latent_id
     from spresso_jax.checkpoints.weights import find_model_folder, load_facts, load_model
     from spresso_jax.codec.codec import Codec
     from spresso_jax.codec.completeness import is_codec
@@ -202,9 +203,10 @@ def _model_systems(
         complete = is_codec(known)
         wanted = _numbers(codebooks[index if len(codebooks) > 1 else 0]) if codebooks else []
         facts[name] = {key: known.get(key) for key in ("name", "operating_point", "provenance", "licence")}
-        facts[name]["latents"] = (known.get("values") or known["fingerprints"]).get("audio_ae.safetensors")
-        autoencoder = LatentCodec.load(folder)
-        autoencoders.setdefault(autoencoder.latent_id, (name, autoencoder))
+        identity = latent_id(known)
+        facts[name]["latents"] = identity.hex()
+        if identity not in autoencoders:
+            autoencoders[identity] = (name, LatentCodec.load(folder))
         if complete:
             codec = Codec.load(folder)
             wanted = wanted or [codec.codebooks]
