@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from data_pipeline.audio_files import FRAME_SECONDS, SAMPLE_RATE, SILENCE, frame_levels
 
 CLIP_SAMPLES = 5 * SAMPLE_RATE
-CROPS = ("start", "random", "active")
+CROPS = ("start", "random", "active", "salient")
 ACTIVE_SECONDS = 1.0
+SALIENT_LUFS = -40.0
+SALIENT_DRAWS = 8
+# Draws that follow the first one by this step (modulo 1) lie as far apart as any sequence's can.
+_GOLDEN = (5.0**0.5 - 1.0) / 2.0
 
 
 def random_start(length: int, samples: int, draw: float) -> int:
@@ -51,6 +57,27 @@ def most_active_start(audio: np.ndarray, samples: int, sample_rate: int = SAMPLE
     frame = round(FRAME_SECONDS * sample_rate)
     place = int(np.argmax(_activity(audio, samples, frame, sample_rate)))
     return min(place * frame, len(audio) - samples)
+
+
+def salient_start(
+    window: Callable[[int], np.ndarray], length: int, samples: int, draw: float, loudness: Callable[[np.ndarray], float]
+) -> int:
+    """First sample of the first of up to eight random windows that is louder than -40 LUFS; else the last of them.
+
+    Source: DAC's "salient excerpts" (arXiv:2306.06546; audiotools' `salient_excerpt`).
+
+    Args:
+      window: first sample -> the window that starts there, [samples], int16 or float.
+      length: samples of the sound.
+      samples: samples of the window.
+      draw: uniform in [0, 1).
+      loudness: float32 [samples] -> LUFS.
+    """
+    for attempt in range(SALIENT_DRAWS):
+        start = random_start(length, samples, (draw + attempt * _GOLDEN) % 1.0)
+        if length <= samples or loudness(pad_clip(window(start), samples)[0]) > SALIENT_LUFS:
+            break
+    return start
 
 
 def pad_clip(audio: np.ndarray, samples: int) -> tuple[np.ndarray, int]:

@@ -20,8 +20,9 @@ import grain
 import numpy as np
 
 from data_pipeline import manifest, permutation
+from data_pipeline.clips import CROPS
 from data_pipeline.records import ShardError, ShardReader, open_split, read_meta
-from data_pipeline.transforms import DecodeArrays, DecodeClip, Draw, Tokenize, decode_clip
+from data_pipeline.transforms import DecodeArrays, DecodeClip, Draw, Loudness, Tokenize, decode_clip
 
 _READ_AHEAD = 4
 _FOREVER = 2**40
@@ -96,6 +97,7 @@ def audio_batches(
     crop: str = "random",
     gain_db: float = 0.0,
     tokenize: Tokenize | None = None,
+    loudness: Loudness | None = None,
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 2,
@@ -108,9 +110,11 @@ def audio_batches(
       samples: length of a clip at 48 kHz; shorter sounds are padded with zeros at the end.
       seed: of order, crops, gains and choice of captions.
       start_step: number of the first batch to give.
-      crop: "random" (uniform), "active" (uniform over the windows with a second of activity), or "start".
+      crop: "random" (uniform), "active" (uniform over the windows with a second of activity), "salient" (DAC's: up to
+        eight draws until one is louder than -40 LUFS), or "start".
       gain_db: random gain, uniform in [-gain_db, gain_db]; never raises a peak over -1 dBFS.
       tokenize: caption -> (ids int32 [N], mask bool [N]); one caption of each clip is drawn.
+      loudness: float32 [samples] -> LUFS; "salient" needs it.
       process_index, process_count: this host, and how many there are.
       threads: that read and decode.
 
@@ -122,14 +126,16 @@ def audio_batches(
       ShardError: missing or damaged shards, or shards of arrays.
       ValueError: arguments that make no sense.
     """
-    if crop not in ("random", "active", "start"):
-        raise ValueError(f"crop must be 'random', 'active' or 'start', got {crop!r}")
+    if crop not in CROPS:
+        raise ValueError(f"crop must be one of {', '.join(CROPS)}, got {crop!r}")
+    if crop == "salient" and loudness is None:
+        raise ValueError("crop 'salient' needs a function that measures loudness")
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     if gain_db < 0:
         raise ValueError(f"gain_db must not be negative, got {gain_db}")
     readers = _open_sources(sources, "clips")
-    decode = DecodeClip(readers, samples, crop, gain_db, tokenize)
+    decode = DecodeClip(readers, samples, crop, gain_db, tokenize, loudness)
     place = (batch_size, start_step, process_index, process_count)
     return Batches(_stream(sources, readers, decode, seed, *place), threads, readers)
 

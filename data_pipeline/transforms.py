@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 import grain
 import numpy as np
 
-from data_pipeline.clips import active_start, most_active_start, pad_clip, random_start
+from data_pipeline.clips import active_start, most_active_start, pad_clip, random_start, salient_start
 from data_pipeline.records import Record, ShardError, ShardReader
 
 Tokenize = Callable[[str], tuple[np.ndarray, np.ndarray]]
+Loudness = Callable[[np.ndarray], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +45,20 @@ class DecodeClip(grain.transforms.Map):
     """`Draws` -> {"audio" [S, 1] float32, "valid" int32} and, with a tokenizer, {"tokens" [N], "text_mask" [N]}."""
 
     def __init__(
-        self, readers: Sequence[ShardReader], samples: int, crop: str, gain_db: float, tokenize: Tokenize | None
+        self,
+        readers: Sequence[ShardReader],
+        samples: int,
+        crop: str,
+        gain_db: float,
+        tokenize: Tokenize | None,
+        loudness: Loudness | None,
     ):
         self._readers, self._samples, self._crop, self._gain_db = readers, samples, crop, gain_db
-        self._tokenize = tokenize
+        self._tokenize, self._loudness = tokenize, loudness
 
     def map(self, element: Draws) -> dict:
         record = self._readers[element.source][element.index]
-        audio, valid = decode_clip(record, self._samples, self._crop, element.crop)
+        audio, valid = decode_clip(record, self._samples, self._crop, element.crop, self._loudness)
         if self._gain_db:
             audio *= gain_factor(audio, (2 * element.gain - 1) * self._gain_db)
         example = {"audio": audio[:, None], "valid": np.int32(valid)}
@@ -111,14 +118,18 @@ class DecodeArrays(grain.transforms.Map):
         return start, frames, max(0, min(sound - start, frames))
 
 
-def decode_clip(record: Record, samples: int, crop: str, draw: float = 0.0) -> tuple[np.ndarray, int]:
+def decode_clip(
+    record: Record, samples: int, crop: str, draw: float = 0.0, loudness: Loudness | None = None
+) -> tuple[np.ndarray, int]:
     """A window of a sound record.
 
     Args:
       record: with an int16 array "audio".
       samples: length of the window.
-      crop: "start", "random" (uniform), "active" (uniform over windows with activity), or "most_active".
+      crop: "start", "random" (uniform), "active" (uniform over windows with activity), "salient" (over loud windows), or
+        "most_active".
       draw: uniform in [0, 1), for the random policies.
+      loudness: float32 [samples] -> LUFS, for "salient".
 
     Returns:
       float32 [samples], zeros after the sound's end, and the number of samples that are sound.
@@ -128,7 +139,10 @@ def decode_clip(record: Record, samples: int, crop: str, draw: float = 0.0) -> t
         whole = record.array("audio")
         start = active_start(whole, samples, draw) if crop == "active" else most_active_start(whole, samples)
         return pad_clip(whole[start : start + samples], samples)
-    start = random_start(length, samples, draw) if crop == "random" else 0
+    if crop == "salient":
+        start = salient_start(lambda i: record.window("audio", i, i + samples), length, samples, draw, loudness)
+    else:
+        start = random_start(length, samples, draw) if crop == "random" else 0
     return pad_clip(record.window("audio", start, start + samples), samples)
 
 

@@ -43,6 +43,8 @@ def make_feed(reads: str, paths: Sequence[str | Path], config: Any, tokenize: Ca
     """
     import jax
 
+    from spresso_jax.audio.loudness import integrated_loudness
+
     weights = list(config.data.weights) or [1.0] * len(paths)
     if len(weights) != len(paths):
         raise ValueError(f"data.weights has {len(weights)} entries for {len(paths)} sources")
@@ -68,7 +70,7 @@ def make_feed(reads: str, paths: Sequence[str | Path], config: Any, tokenize: Ca
         def draw(step: int) -> Batches:
             return loader.audio_batches(
                 train, samples=samples, start_step=step, crop=config.data.crop, gain_db=config.data.gain_db,
-                tokenize=chosen, **place,
+                tokenize=chosen, loudness=integrated_loudness, **place,
             )  # fmt: skip
 
         def passes(source: loader.Source) -> Callable[[], Batches]:

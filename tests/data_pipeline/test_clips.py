@@ -33,6 +33,22 @@ def test_an_active_window_holds_a_second_of_activity_where_there_is_one():
     assert 11 * 48_000 <= clips.most_active_start(audio, 5 * 48_000) <= 14 * 48_000
 
 
+def test_a_salient_window_is_loud_where_a_few_draws_find_one():
+    audio = np.zeros(10 * 48_000, np.int16)
+    audio[4 * 48_000 : 8 * 48_000] = 3000 * np.sin(0.05 * np.arange(4 * 48_000))
+    read = lambda start: audio[start : start + 18_240]  # noqa: E731
+    level = lambda x: 20 * np.log10(np.sqrt(np.mean(x**2)) + 1e-9)  # noqa: E731
+    draws = np.linspace(0, 0.999, 50)
+    starts = [clips.salient_start(read, len(audio), 18_240, draw, level) for draw in draws]
+    assert all(level(clips.pad_clip(read(start), 18_240)[0]) > clips.SALIENT_LUFS for start in starts)
+    assert len(set(starts)) > 20
+    silent = np.zeros(48_000, np.int16)
+    tried = []
+    start = clips.salient_start(lambda i: tried.append(i) or silent[i : i + 10], len(silent), 10, 0.3, level)
+    assert len(set(tried)) == clips.SALIENT_DRAWS and start == tried[-1]
+    assert clips.salient_start(read, 100, 200, 0.5, level) == 0
+
+
 def test_with_less_than_a_second_of_activity_the_most_active_window_is_taken():
     audio = np.zeros(10 * 48_000, np.int16)
     audio[8 * 48_000 : 8 * 48_000 + 9_600] = 5000

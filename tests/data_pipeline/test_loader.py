@@ -106,6 +106,9 @@ def test_an_active_crop_avoids_silence(tmp_path):
     source = [Source(str(tmp_path))]
     (batch,) = take(audio_batches(source, batch_size=8, samples=96_000, seed=0, crop="active"), 1)
     assert (np.abs(batch["audio"]).max((1, 2)) > 0.1).all()
+    salient = dict(crop="salient", loudness=lambda x: 20 * np.log10(np.abs(x).max() + 1e-9))
+    batches = take(audio_batches(source, batch_size=8, samples=18_240, seed=0, **salient), 4)
+    assert np.mean([np.abs(batch["audio"]).max((1, 2)) > 0.1 for batch in batches]) > 0.8
     (clip,) = ordered_clips(source[0], 96_000, crop="most_active")
     assert np.count_nonzero(clip["audio"]) > 90_000
 
@@ -210,6 +213,7 @@ def test_mistakes_are_named(settings, cache, shards, tmp_path):
         ({"batch_size": 3, "process_count": 2}, "multiple of 2"),
         ({"process_index": 1}, "process_index"),
         ({"crop": "middle"}, "crop must be"),
+        ({"crop": "salient"}, "loudness"),
         ({"samples": 0}, "samples"),
         ({"start_step": -1}, "start_step"),
         ({"gain_db": -1.0}, "gain_db"),
