@@ -11,7 +11,7 @@ from spresso_jax.observe.metrics import MetricsWriter
 from spresso_jax.observe.progress import TrainingProgress
 from spresso_jax.train import mesh as mesh_lib
 from spresso_jax.train.stage import Stage, Tree
-from spresso_jax.train.state import TrainState, networks_of
+from spresso_jax.train.state import TrainState, at_step, networks_of
 
 Batches = Iterator[Mapping[str, np.ndarray]]
 
@@ -45,7 +45,7 @@ class Evaluator:
     def validate(self, state: TrainState, frozen: Tree, step: int) -> dict[str, dict[str, float]]:
         """Mean of every metric over each source's validation batches; key k belongs to batch k, at any step."""
         found = {}
-        networks = networks_of(state, frozen, self.stage.chosen_ema)
+        networks = networks_of(state, at_step(self.stage, frozen, state.step), self.stage.chosen_ema)
         for source, fresh in self.validation.items():
             totals: dict[str, list[float]] = {}
             batches = fresh()
@@ -72,6 +72,6 @@ class Evaluator:
         rows = next(iter(fresh()), None)
         if rows is None:
             return
-        networks = networks_of(state, frozen, self.stage.chosen_ema)
+        networks = networks_of(state, at_step(self.stage, frozen, state.step), self.stage.chosen_ema)
         arrays = self._preview(networks, mesh_lib.place_batch(rows, self.mesh), jax.random.key(0))
         self.write_preview(step, {name: np.asarray(value) for name, value in jax.device_get(arrays).items()})

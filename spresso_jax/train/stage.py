@@ -84,6 +84,8 @@ class Stage:
         batches (NumPy) for data-dependent initialisation.
       maintain: (networks, draw, key) -> networks, called every `maintain_every` steps outside the compiled step (dead
         codewords), or None; `draw()` gives batches from the current step on.
+      schedules: name -> (step, int array) -> scalar that changes while training, such as the weight of a loss; losses,
+        `produce`, `validate` and `preview` find it as `networks["schedule"][name]`.
       ema: name -> (step after the update, int array) -> decay in [0, 1).
       chosen_ema: which average stands for the trained network in validation, previews and export; None: the raw leaves.
       validate: (networks, batch, key) -> metrics (scalars), compiled by the loop.
@@ -103,6 +105,7 @@ class Stage:
     start: Callable[[Tree, Callable[[], Iterator[dict]]], Tree] | None = None
     maintain: Callable[[Tree, Callable[[], Iterator[dict]], jax.Array], Tree] | None = None
     maintain_every: int = 0
+    schedules: Mapping[str, Callable[[jax.Array], jax.Array]] = field(default_factory=dict)
     ema: Mapping[str, Callable[[jax.Array], jax.Array]] = field(default_factory=dict)
     chosen_ema: str | None = None
     best: str | None = None

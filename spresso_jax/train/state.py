@@ -117,3 +117,10 @@ def create(stage: Stage, networks: Tree, key: jax.Array) -> tuple[TrainState, Tr
 def networks_of(state: TrainState, frozen: Tree, ema: str | None = None) -> Tree:
     """The full tree of networks, with the trained leaves raw or under the average `ema`."""
     return combine(frozen, state.buffers, state.params if ema is None else state.ema[ema])
+
+
+def at_step(stage: Stage, frozen: Tree, step: jax.Array) -> Tree:
+    """The frozen leaves with the stage's schedules at `step` beside them."""
+    if not stage.schedules:
+        return frozen
+    return {**frozen, "schedule": {name: value(step) for name, value in stage.schedules.items()}}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from spresso_jax.train.stage import Batch, Metrics, Player, Stage, Tree
-from spresso_jax.train.state import TrainState, combine, select
+from spresso_jax.train.state import TrainState, at_step, combine, select
 
 
 def make_update(stage: Stage, accumulate: int = 1) -> Callable[[TrainState, Tree, Batch], tuple[TrainState, Metrics]]:
@@ -29,6 +29,7 @@ def make_update(stage: Stage, accumulate: int = 1) -> Callable[[TrainState, Tree
     """
 
     def update(state: TrainState, frozen: Tree, batch: Batch) -> tuple[TrainState, Metrics]:
+        frozen = at_step(stage, frozen, state.step)
         key = jax.random.fold_in(state.key, state.step)
         product_key, loss_key = jax.random.split(key)
         made = _product(stage, state, frozen, batch, product_key) if accumulate == 1 else None

@@ -10,7 +10,7 @@ from train.toy_stage import SIZE, batches, gan, regression
 from spresso_jax.checkpoints.trees import flatten
 from spresso_jax.train.optimizers import exponential, inverse_sqrt, ramp_cosine
 from spresso_jax.train.stage import Player, Stage
-from spresso_jax.train.state import combine, create, inherit, networks_of, select, split
+from spresso_jax.train.state import at_step, combine, create, inherit, networks_of, select, split
 from spresso_jax.train.update import make_update
 
 
@@ -126,3 +126,29 @@ def test_schedules_ramp_and_fall():
     cosine = ramp_cosine(1.0, 10, 110, final_factor=0.1)
     np.testing.assert_allclose([cosine(9), cosine(109)], [1.0, 0.1], rtol=1e-5)
     np.testing.assert_allclose(exponential(1e-4, 0.999996)(250_000), 1e-4 * 0.999996**250_000, rtol=1e-3)
+
+
+def test_a_schedule_reaches_losses_and_validation_with_the_step():
+    stage = regression()
+    (player,) = stage.players
+
+    def weighted(networks, product, batch, key):
+        loss, metrics = player.loss(networks, product, batch, key)
+        return networks["schedule"]["weight"] * loss, metrics
+
+    moving = {
+        **stage.__dict__,
+        "players": (Player(player.name, player.owns, weighted, optax.sgd(1.0)),),
+        "schedules": {"weight": lambda step: jnp.minimum(step, 1.0)},
+    }
+    stage = Stage(**moving)
+    state, frozen = started(stage)
+    before = np.asarray(state.params["net"]["kernel"])
+    update = jax.jit(make_update(stage))
+    state, metrics = update(state, frozen, next(batches(0)))
+    assert float(metrics["loss"]) == 0.0
+    np.testing.assert_array_equal(state.params["net"]["kernel"], before)
+    state, metrics = update(state, frozen, next(batches(0)))
+    assert float(metrics["loss"]) > 0.0 and np.any(state.params["net"]["kernel"] != before)
+    assert float(networks_of(state, at_step(stage, frozen, state.step))["schedule"]["weight"]) == 1.0
+    assert "schedule" not in networks_of(state, frozen)
