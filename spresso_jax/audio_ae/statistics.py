@@ -31,7 +31,7 @@ def unstandardise(x0: Array, mean: Array, std: Array, sigma_data: float = SIGMA_
 
 @dataclass
 class LatentStatistics:
-    """Running mean, standard deviation and kurtosis of every latent channel, from central moments in float64.
+    """Running mean, standard deviation, kurtosis and correlation of latent channels, from central moments in float64.
 
     Batches are merged by the pairwise formulas of Chan et al. (1983) and Pebay (2008), so the result does not depend
     on how the data were split, and two halves computed on two machines merge exactly as one.
@@ -41,6 +41,7 @@ class LatentStatistics:
       count: frames seen.
       mean: `[C]`.
       moments: second, third and fourth central sums, `[3, C]`.
+      products: sums of products of two centred channels, `[C, C]`.
       beyond: values further than 5 standard deviations from the mean of their own batch, `[C]`.
     """
 
@@ -48,12 +49,14 @@ class LatentStatistics:
     count: int = 0
     mean: np.ndarray = field(default=None)
     moments: np.ndarray = field(default=None)
+    products: np.ndarray = field(default=None)
     beyond: np.ndarray = field(default=None)
 
     def __post_init__(self) -> None:
         if self.mean is None:
             self.mean = np.zeros(self.channels)
             self.moments = np.zeros((3, self.channels))
+            self.products = np.zeros((self.channels, self.channels))
             self.beyond = np.zeros(self.channels)
 
     def update(self, latent: np.ndarray, mask: np.ndarray | None = None) -> None:
@@ -79,7 +82,7 @@ class LatentStatistics:
         squared = centred * centred
         moments = np.stack([squared.sum(0), (squared * centred).sum(0), (squared * squared).sum(0)])
         beyond = (squared > 25.0 * np.maximum(squared.mean(0), 1e-30)).sum(0)
-        self._add(len(rows), mean, moments, beyond)
+        self._add(len(rows), mean, moments, centred.T @ centred, beyond)
 
     def merge(self, other: LatentStatistics) -> None:
         """Adds the frames that another object has seen.
@@ -90,9 +93,11 @@ class LatentStatistics:
         if other.channels != self.channels:
             raise ValueError(f"cannot merge statistics of {other.channels} channels into {self.channels}")
         if other.count:
-            self._add(other.count, other.mean, other.moments, other.beyond)
+            self._add(other.count, other.mean, other.moments, other.products, other.beyond)
 
-    def _add(self, count: int, mean: np.ndarray, moments: np.ndarray, beyond: np.ndarray) -> None:
+    def _add(
+        self, count: int, mean: np.ndarray, moments: np.ndarray, products: np.ndarray, beyond: np.ndarray
+    ) -> None:
         n_a, n_b = self.count, count
         n = n_a + n_b
         delta = mean - self.mean
@@ -106,6 +111,7 @@ class LatentStatistics:
         fourth += 4.0 * delta * (n_a * third_b - n_b * third_a) / n
         self.mean = self.mean + delta * n_b / n
         self.moments = np.stack([second, third, fourth])
+        self.products = self.products + products + np.outer(delta, delta) * (n_a * n_b / n)
         self.beyond = self.beyond + beyond
         self.count = n
 
@@ -122,6 +128,20 @@ class LatentStatistics:
         variance = self.moments[0] / self.count
         safe = np.where(variance > 0.0, variance, np.nan)
         return self.moments[2] / self.count / safe**2
+
+    @property
+    def correlation(self) -> np.ndarray:
+        """Pearson correlation of every two channels `[C, C]`; 0 with a constant channel, 1 with itself."""
+        self._need_frames()
+        std = np.sqrt(np.diag(self.products))
+        inverse = np.divide(1.0, std, out=np.zeros_like(std), where=std > 0.0)
+        correlation = self.products * inverse[:, None] * inverse
+        np.fill_diagonal(correlation, 1.0)
+        return correlation
+
+    def effective_channels(self) -> float:
+        """Participation ratio of the correlation's eigenvalues: C for independent channels, 1 if all say the same."""
+        return float(self.channels**2 / np.square(self.correlation).sum())
 
     def dead_channels(self, ratio: float = DEAD_RATIO) -> list[int]:
         """Channels whose std is below `ratio` times the median std: they carry nothing, and explode if standardised."""
@@ -141,6 +161,8 @@ class LatentStatistics:
     def to_facts(self, sigma_data: float = SIGMA_DATA) -> dict:
         """JSON-able summary: the `latent_statistics` of `model.json`, with the warnings that a reader should see."""
         kurtosis, dead, heavy = self.kurtosis, self.dead_channels(), self.heavy_channels()
+        others = np.abs(self.correlation - np.eye(self.channels))
+        first, second = np.unravel_index(int(np.argmax(others)), others.shape)
         warnings = []
         if dead:
             warnings.append(f"{len(dead)} of {self.channels} latent channels are dead: {dead}")
@@ -157,6 +179,11 @@ class LatentStatistics:
             "frames": self.count,
             "kurtosis": [None if np.isnan(k) else round(float(k), 3) for k in kurtosis],
             "share_beyond_5_std": float(self.beyond.sum() / (self.count * self.channels)),
+            "effective_channels": round(self.effective_channels(), 2),
+            "strongest_correlation": {
+                "channels": [int(first), int(second)],
+                "value": round(float(self.correlation[first, second]), 4),
+            },
             "dead_channels": dead,
             "heavy_channels": heavy,
             "warnings": warnings,

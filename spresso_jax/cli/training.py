@@ -199,6 +199,9 @@ def _leave_model(
     provenance = [*known.get("provenance", []), _provenance(request, int(outcome.chosen.step))]
     target = request.run / "model"
     save_model(target, merged, {**known, **facts, **finished.facts, "provenance": provenance}, overwrite=True)
+    for name, stored in finished.facts.items():
+        for warning in stored.get("warnings", ()) if isinstance(stored, Mapping) else ():
+            print(f"warning: {name}: {warning}", flush=True)
     print(f"model written to {target}", flush=True)
     return target
 

@@ -27,6 +27,7 @@ def test_moments_equal_numpys_on_all_frames_at_once():
     centred = rows - rows.mean(0)
     np.testing.assert_allclose(statistics.mean, rows.mean(0), rtol=1e-12)
     np.testing.assert_allclose(statistics.std, rows.std(0), rtol=1e-10)
+    np.testing.assert_allclose(statistics.correlation, np.corrcoef(rows.T), atol=1e-9)
     np.testing.assert_allclose(statistics.kurtosis, (centred**4).mean(0) / rows.var(0) ** 2, rtol=1e-8)
 
 
@@ -37,7 +38,7 @@ def test_merged_halves_equal_the_whole():
     half.merge(LatentStatistics(4))
     whole = seen(x)
     assert half.count == whole.count
-    for name in ("mean", "std", "kurtosis"):
+    for name in ("mean", "std", "kurtosis", "correlation"):
         np.testing.assert_allclose(getattr(half, name), getattr(whole, name), rtol=1e-9)
 
 
@@ -60,6 +61,19 @@ def test_dead_and_heavy_channels_are_reported_and_divide_nothing_by_zero():
     assert facts["dead_channels"] == [1] and facts["heavy_channels"] == [3]
     assert len(facts["warnings"]) == 2 and min(facts["std"]) > 0.0
     assert json.loads(json.dumps(facts, allow_nan=False))["sigma_data"] == 0.5
+
+
+def test_channels_that_say_the_same_are_counted_once():
+    x = np.random.default_rng(0).standard_normal((4, 500, 6)).astype(np.float32)
+    independent = seen(x)
+    assert 5.9 < independent.effective_channels() <= 6.0
+    x[..., 5] = -2.0 * x[..., 4]
+    copied = seen(x)
+    facts = copied.to_facts()
+    assert copied.effective_channels() == pytest.approx(36 / 8, rel=0.02)
+    assert facts["strongest_correlation"] == {"channels": [4, 5], "value": -1.0}
+    x[..., 0] = 1.0
+    assert np.isfinite(seen(x).correlation).all()
 
 
 def test_standardised_latents_have_the_std_of_the_data_and_come_back():
