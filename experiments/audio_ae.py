@@ -25,12 +25,14 @@ def get_config(preset: str | None = None) -> ConfigDict:
                 encoder_input="log_phase", head="magnitude_phase", padding="same",  # decisions 2, 4
                 bottleneck="none", projection_kernel=1,  # decision 5
                 linear_start=False, linear_start_path="frozen", compand_exponent=0.35,  # decision 28
-                relative_networks=False,
+                level_channels=0,
                 remat=False, dtype="float32",
             ),
             discriminator=dict(width_factor=1.0),
             # What the discriminators see of a batch: rows (0: all) and seconds (0: all), an excerpt drawn each step.
-            adversary=dict(rows=0, seconds=0.0),
+            # Its two losses start at first_step and reach their weights ramp_steps later; it learns from the beginning.
+            adversary=dict(rows=0, seconds=0.0, first_step=0, ramp_steps=0),
+            anneal_steps=0,  # if not 0, the linear codec fades out of a linear start until this step
             # DAC's weights: 15 mel, 2 feature matching, 1 adversarial (S-PRESSO 4.2.1, "training follows [4]").
             loss=dict(mel=15.0, feature_matching=2.0, adversarial=1.0, waveform_db=0.0),
             # DAC: two AdamW at 1e-4, betas 0.8/0.99, decay 0.01 on everything, rate * 0.999996 a step.
@@ -43,7 +45,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
             keep_best=True,  # DAC: the step with the lowest held-out mel distance is the model
             ema_decay=0.999,
             statistics_batches=200,
-            data=blocks.data(72, crop="active", seconds=0.38),  # DAC's segment
+            data=blocks.data(72, crop="salient", seconds=0.38),  # DAC's segment and choice of excerpts
             loop=blocks.loop(400_000, save_every=2000, validate_every=1000, preview_every=10_000, log_every=50),
             mesh=blocks.mesh(),
         )
@@ -65,7 +67,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
         config.model.update(
             dict(
                 dim=192, intermediate=576, encoder_blocks=4, decoder_blocks=4, encoder_input="compressed", head="complex",
-                linear_start=True, relative_networks=True,
+                linear_start=True, level_channels=4,
             )
         )  # fmt: skip
         config.discriminator.width_factor = 0.0625
@@ -85,7 +87,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
             )
         )
         config.ema_decay = 0.99
-        config.data.update(dict(batch_size=8, seconds=1.0, validation_clips=64))
+        config.data.update(dict(batch_size=8, crop="active", seconds=1.0, validation_clips=64))
         config.loop.update(dict(steps=2000, validate_every=500, save_every=250, preview_every=1000))
         config.statistics_batches = 100
     if size == "nano":
@@ -94,7 +96,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
         config.model.update(
             dict(
                 dim=32, intermediate=64, encoder_blocks=1, decoder_blocks=1, encoder_input="compressed", head="complex",
-                linear_start=True, relative_networks=True,
+                linear_start=True, level_channels=4,
             )
         )  # fmt: skip
         config.discriminator.width_factor = 0.03125
@@ -105,7 +107,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
         )
         config.ema_decay = 0.9
         config.keep_best = False
-        config.data.update(dict(batch_size=2, seconds=0.5, validation_clips=8, validation_seconds=0.0))
+        config.data.update(dict(batch_size=2, crop="active", seconds=0.5, validation_clips=8, validation_seconds=0.0))
         config.loop.update(dict(steps=40, validate_every=40, save_every=40, preview_every=40, log_every=5))
         config.statistics_batches = 16
     return config

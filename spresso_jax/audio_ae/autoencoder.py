@@ -16,6 +16,7 @@ from jax import Array, lax
 
 from spresso_jax.audio.mel import safe_magnitude
 from spresso_jax.audio.stft import inverse_real_fft, stft, synthesise_frames
+from spresso_jax.audio_ae.band_levels import band_levels, level_edges, levels_of_bins
 from spresso_jax.audio_ae.linear_start import (
     COMPAND_EXPONENT,
     compand,
@@ -30,9 +31,6 @@ from spresso_jax.shapes import HOP, LATENT_CHANNELS, N_FFT
 
 LOG_FLOOR = 1e-5
 LARGEST_LOG_MAGNITUDE = math.log(100.0)
-# What the networks add to the band that the linear codec keeps starts 30 dB below what they would add else: at first it is
-# the noise of their own training, and every decibel of it is lost waveform.
-KEPT_BAND_GAIN = 0.03
 CHOICES = {
     "encoder_input": ("log_phase", "compressed", "complex"),
     "padding": ("same", "center"),
@@ -100,11 +98,6 @@ def spectrum_of_head(output: Array, kind: str, gain: Array | None = None) -> Arr
     return lax.complex(magnitude * jnp.cos(second), magnitude * jnp.sin(second))
 
 
-def _level(frames: Array) -> Array:
-    """Root mean square over channels: `[B, T, C]` -> `[B, T, 1]`; its gradient is finite in silence."""
-    return jnp.sqrt(jnp.mean(jnp.square(frames), axis=-1, keepdims=True) + 1e-12)
-
-
 class AudioAutoencoder(nn.Module):
     """Audio `[B, S, 1]` -> latent `[B, T, C]` -> audio; T = S / 480 ('same') for whole hops.
 
@@ -124,12 +117,13 @@ class AudioAutoencoder(nn.Module):
       linear_start: learn beside the linear codec of `linear_start.py`, the last layers of both networks starting at
         zero: before training the network equals that codec exactly. Needs head 'complex'.
       linear_start_path: 'frozen', or 'trained' (its two matrices become parameters).
+      linear_path_gain: of the linear codec within the sum, unless a call gives another; training can anneal it away.
       compand_exponent: of the linear codec's latents.
-      relative_networks: beside a linear start, what the two networks add to a frame is scaled by the level of what the
-        linear codec keeps of it (rms of its latents, times `KEPT_BAND_GAIN`, in the encoder; of its coefficients in the
-        decoder). The backbones normalise every frame, so without it they would have to learn a product to stay quiet in
-        quiet frames. Its limit: sound above the kept band alone, such as a hiss from 7 kHz on, is scaled by next to
-        nothing and stays lost.
+      level_channels: beside a linear start, how many of the latent channels (the last ones) do not hold coefficients but
+        start as the levels of as many bands above the kept ones (`band_levels.py`), companded alike. The networks then
+        code those bands alone: the encoder scales the levels, the decoder fills the bins above the kept band with what
+        it makes, times the level of their band. The kept band stays that of the linear codec, silence stays silent, and
+        a hiss at 10 kHz is heard however little lies below. 0: the networks add to every channel and every bin.
       remat: recompute blocks in the backward pass.
       dtype: of the backbones' products, "float32" or "bfloat16"; spectra are always float32.
     """
@@ -148,8 +142,9 @@ class AudioAutoencoder(nn.Module):
     projection_kernel: int = 1
     linear_start: bool = False
     linear_start_path: str = "frozen"
+    linear_path_gain: float = 1.0
     compand_exponent: float = COMPAND_EXPONENT
-    relative_networks: bool = False
+    level_channels: int = 0
     remat: bool = False
     dtype: str = "float32"
 
@@ -161,36 +156,33 @@ class AudioAutoencoder(nn.Module):
             raise ValueError(f"linear_start needs head 'complex' (zero outputs must be silence), got {self.head!r}")
         if self.linear_start and self.bottleneck in ("tanh", "layernorm"):
             raise ValueError(f"linear_start cannot pass the bottleneck {self.bottleneck!r}: use none, noise or kl")
-        if self.relative_networks and not self.linear_start:
-            raise ValueError("relative_networks needs linear_start: the level of a frame is that of the linear codec")
+        if self.level_channels and not (self.linear_start and 0 < self.level_channels < self.latent_channels):
+            raise ValueError(
+                f"level_channels must be 0, or 1 to {self.latent_channels - 1} beside linear_start, got {self.level_channels}"
+            )
+        if self.level_channels and self.linear_path_gain != 1.0:
+            raise ValueError("level_channels needs linear_path_gain 1: its networks code only what the linear codec drops")
+        self.kept = self.latent_channels - self.level_channels
         self.encoder_backbone = ConvNeXtBackbone(
             self.dim, self.intermediate, self.encoder_blocks, self.dtype, self.remat
         )
         self.decoder_backbone = ConvNeXtBackbone(
             self.dim, self.intermediate, self.decoder_blocks, self.dtype, self.remat
         )
-        self.projection = self._last_layer(self.latent_channels, self.projection_kernel)
+        self.projection = self._last_layer(self.level_channels or self.latent_channels, self.projection_kernel)
         if self.bottleneck == "kl":
             self.log_variance = nn.Dense(
                 self.latent_channels, kernel_init=nn.initializers.zeros, bias_init=nn.initializers.constant(-6.0)
             )
-        bins = N_FFT // 2 + 1
+        bins = N_FFT // 2 + 1 - (self.kept if self.level_channels else 0)
         self.head_out = self._last_layer((3 if self.head == "circle" else 2) * bins, 1)
         if self.head == "complex":
-            self.head_gain = self.param("head_gain", self._first_gain, (bins,), jnp.float32)
+            self.head_gain = self.param("head_gain", nn.initializers.ones, (bins,), jnp.float32)
         if self.linear_start and self.linear_start_path == "trained":
-            shape = (N_FFT, self.latent_channels)
+            shape = (N_FFT, self.kept)
             start = lambda key, shape: jnp.asarray(mdct_basis(shape[1]))  # noqa: E731
             self.analysis = self.param("linear_analysis", start, shape)
             self.synthesis = self.param("linear_synthesis", start, shape)
-
-    def _first_gain(self, key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-        """Ones; beside relative networks, small below the highest frequency that the linear path keeps.
-
-        What the head adds there is at first nothing but the noise of its own training, on bins that are right already.
-        """
-        kept = self.latent_channels if self.relative_networks else 0
-        return jnp.where(jnp.arange(shape[0]) < kept, KEPT_BAND_GAIN, 1.0).astype(dtype)
 
     def _last_layer(self, features: int, kernel: int) -> nn.Conv:
         zeros = nn.initializers.zeros
@@ -202,20 +194,24 @@ class AudioAutoencoder(nn.Module):
             dtype=jnp.float32,
         )
 
+    def _path_gain(self, given: Array | None) -> Array | float:
+        return self.linear_path_gain if given is None else given
+
     def _matrices(self) -> tuple[Array, Array]:
         if self.linear_start_path == "trained":
             return self.analysis, self.synthesis
-        return (mdct_basis(self.latent_channels),) * 2
+        return (mdct_basis(self.kept),) * 2
 
-    def __call__(self, audio: Array, key: Array | None = None) -> Array:
-        """Reconstruction of `[B, S, 1]` audio, S a multiple of 480; `key` as in `encode`."""
-        return self.decode(self.encode(audio, key))
+    def __call__(self, audio: Array, key: Array | None = None, path_gain: Array | None = None) -> Array:
+        """Reconstruction of `[B, S, 1]` audio, S a multiple of 480; `key` and `path_gain` as in `encode`."""
+        return self.decode(self.encode(audio, key, path_gain), path_gain)
 
-    def encode_moments(self, audio: Array) -> tuple[Array, Array | None]:
+    def encode_moments(self, audio: Array, path_gain: Array | None = None) -> tuple[Array, Array | None]:
         """Mean and log-variance of the latent, `[B, T, C]` each; the log-variance is None without a 'kl' bottleneck.
 
         Args:
           audio: `[B, S, 1]`, S a multiple of 480 (see `pad_to_frames`).
+          path_gain: instead of `linear_path_gain`.
 
         Raises:
           ValueError: for another shape.
@@ -229,8 +225,15 @@ class AudioAutoencoder(nn.Module):
         if self.linear_start:
             frames = mdct_frames(audio[..., 0], self.padding)
             coefficients = jnp.matmul(frames, self._matrices()[0], precision="highest")
-            linear = compand(coefficients, self.compand_exponent)
-            latent = linear + (KEPT_BAND_GAIN * _level(linear) * latent if self.relative_networks else latent)
+            if self.level_channels:
+                levels = band_levels(spectrum, level_edges(self.kept, self.level_channels))
+                coefficients = jnp.concatenate([coefficients, levels], axis=-1)
+            linear = self._path_gain(path_gain) * compand(coefficients, self.compand_exponent)
+            if self.level_channels:
+                unchanged = jnp.zeros((*latent.shape[:2], self.kept), latent.dtype)
+                latent = linear * (1.0 + jnp.concatenate([unchanged, latent], axis=-1))
+            else:
+                latent = linear + latent
         if self.bottleneck == "tanh":
             latent = jnp.tanh(latent)
         elif self.bottleneck == "layernorm":
@@ -238,9 +241,12 @@ class AudioAutoencoder(nn.Module):
             latent = latent * lax.rsqrt((latent * latent).mean(-1, keepdims=True) + 1e-6)
         return latent, self.log_variance(hidden) if self.bottleneck == "kl" else None
 
-    def encode(self, audio: Array, key: Array | None = None) -> Array:
-        """Audio `[B, S, 1]` -> latent `[B, T, C]`; a `key` turns the noise of 'noise' and 'kl' on (training)."""
-        latent, log_variance = self.encode_moments(audio)
+    def encode(self, audio: Array, key: Array | None = None, path_gain: Array | None = None) -> Array:
+        """Audio `[B, S, 1]` -> latent `[B, T, C]`.
+
+        A `key` turns the noise of 'noise' and 'kl' on (training); `path_gain` stands for `linear_path_gain`.
+        """
+        latent, log_variance = self.encode_moments(audio, path_gain)
         if key is None or self.bottleneck not in ("noise", "kl"):
             return latent
         noise = jax.random.normal(key, latent.shape, latent.dtype)
@@ -248,19 +254,20 @@ class AudioAutoencoder(nn.Module):
             return latent + jnp.exp(0.5 * log_variance) * noise
         return latent + self.noise_scale * lax.stop_gradient(latent.std((0, 1))) * noise
 
-    def decode(self, latent: Array) -> Array:
+    def decode(self, latent: Array, path_gain: Array | None = None) -> Array:
         """Latent `[B, T, C]` -> float32 audio `[B, T * 480, 1]` ((T - 1) * 480 with 'center' padding)."""
         output = self.head_out(self.decoder_backbone(latent).astype(jnp.float32))
-        if self.linear_start:
-            coefficients = expand(latent.astype(jnp.float32), self.compand_exponent)
-            if self.relative_networks:
-                output = output * _level(coefficients)
         gain = self.head_gain if self.head == "complex" else None
-        frames = inverse_real_fft(spectrum_of_head(output, self.head, gain), N_FFT)
-        audio = synthesise_frames(frames, HOP, padding=self.padding)
+        spectrum = spectrum_of_head(output, self.head, gain)
+        if self.linear_start:
+            coefficients, levels = jnp.split(expand(latent.astype(jnp.float32), self.compand_exponent), [self.kept], -1)
+            if self.level_channels:
+                spectrum *= levels_of_bins(levels, level_edges(self.kept, self.level_channels))
+                spectrum = jnp.pad(spectrum, ((0, 0), (0, 0), (self.kept, 0)))
+        audio = synthesise_frames(inverse_real_fft(spectrum, N_FFT), HOP, padding=self.padding)
         if self.linear_start:
             linear = jnp.matmul(coefficients, self._matrices()[1].T, precision="highest")
-            audio = audio + mdct_synthesis(linear, self.padding)
+            audio = audio + self._path_gain(path_gain) * mdct_synthesis(linear, self.padding)
         return audio[..., None]
 
 

@@ -31,6 +31,7 @@ from spresso_jax.train.optimizers import adamw_from
 from spresso_jax.train.stage import Batch, Finished, Metrics, Player, Produce, Stage, Tree
 
 NETWORK = "audio_ae"
+SILENCE = 1e-3
 
 
 def build(config: Any, upstream: Any = None) -> Stage:
@@ -40,6 +41,11 @@ def build(config: Any, upstream: Any = None) -> Stage:
     discriminator = Discriminator(**to_plain(config.discriminator))
     samples = whole_hops(config.data.seconds)
     weights, augment = config.loss, to_plain(config.augment)
+    schedules = _schedules(config)
+
+    def reconstruct(networks: Tree, audio: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        gain = networks["schedule"]["linear_path"] if "linear_path" in schedules else None
+        return autoencoder.apply({"params": networks[NETWORK]}, audio, key, gain)
 
     def init(key: jax.Array) -> Tree:
         generator_key, discriminator_key = jax.random.split(key)
@@ -61,7 +67,7 @@ def build(config: Any, upstream: Any = None) -> Stage:
         """The augmented sound and its reconstruction, which both players judge."""
         augment_key, noise_key = jax.random.split(key)
         real = training_transform(augment_key, batch["audio"], **augment)
-        return {"real": real, "fake": autoencoder.apply({"params": networks[NETWORK]}, real, noise_key)}
+        return {"real": real, "fake": reconstruct(networks, real, noise_key)}
 
     def discriminator_player(networks: Tree, product: Tree, batch: Batch, key: jax.Array):
         real_maps, fake_maps = judge(networks, key, product["real"], product["fake"])
@@ -76,11 +82,13 @@ def build(config: Any, upstream: Any = None) -> Stage:
             "adversarial": adversarial_loss(fake_maps),
             "waveform_db": waveform_error_db(fake, real),
         }
-        return sum(weights[name] * value for name, value in parts.items()), parts
+        adversary = networks["schedule"]["adversary"] if "adversary" in schedules else 1.0
+        scale = {"feature_matching": adversary, "adversarial": adversary}
+        return sum(weights[name] * scale.get(name, 1.0) * value for name, value in parts.items()), parts
 
     def validate(networks: Tree, batch: Batch, key: jax.Array) -> Metrics:
         real = batch["audio"]
-        fake = autoencoder.apply({"params": networks[NETWORK]}, real)
+        fake = reconstruct(networks, real)
         return {
             "mel": multi_scale_mel_loss(fake, real),
             "waveform_db": waveform_error_db(fake, real),
@@ -89,25 +97,29 @@ def build(config: Any, upstream: Any = None) -> Stage:
 
     def preview(networks: Tree, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         real = batch["audio"][:4]
-        fake = autoencoder.apply({"params": networks[NETWORK]}, real)
+        fake = reconstruct(networks, real)
         return {
             f"{name}_{i}": audio[i, :, 0]
             for i in range(real.shape[0])
             for name, audio in (("source", real), ("decoded", fake))
         }
 
+    # An annealed model is the one at the end of the schedule; the last step's is exported (see below).
+    final_fields = fields | ({"linear_path_gain": 0.0} if "linear_path" in schedules else {})
+    final = AudioAutoencoder(**final_fields)
+
     def finish(networks: Tree, draw: Callable[[], Iterator[dict]]) -> Finished:
         statistics = LatentStatistics(autoencoder.latent_channels)
-        encode = jax.jit(lambda params, audio: autoencoder.apply({"params": params}, audio, method="encode"))
+        encode = jax.jit(lambda params, audio: final.apply({"params": params}, audio, method="encode"))
         batches = draw()
         for _ in range(config.statistics_batches):
             batch = next(batches)
             latent = np.asarray(encode(networks[NETWORK], batch["audio"]))
-            # Padding is one constant vector; counting it would shrink the spread of real sound.
-            mask = np.arange(latent.shape[1])[None] * HOP < np.asarray(batch["valid"])[:, None]
-            statistics.update(latent, mask)
+            # Padding and silence are one constant vector; counting them would shrink the spread of real sound.
+            sound = np.arange(latent.shape[1])[None] * HOP < np.asarray(batch["valid"])[:, None]
+            statistics.update(latent, sound & _audible(np.asarray(batch["audio"]), latent.shape[1]))
         facts = {"latent_statistics": statistics.to_facts()}
-        return Finished({NETWORK: (fields, networks[NETWORK])}, facts)
+        return Finished({NETWORK: (final_fields, networks[NETWORK])}, facts)
 
     frozen = {} if upstream is None or NETWORK not in upstream.networks else upstream.networks[NETWORK].params
     steps = config.loop.steps
@@ -128,13 +140,39 @@ def build(config: Any, upstream: Any = None) -> Stage:
         produce=Produce("generator", make),
         batch_spec=spec,
         upstream={NETWORK: frozen} if frozen else {},
+        schedules=schedules,
         ema={"generator": lambda step: jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))},
         chosen_ema="generator",
-        best="mel" if config.keep_best else None,
+        best="mel" if config.keep_best and "linear_path" not in schedules else None,
         validate=validate,
         preview=preview,
         finish=finish,
     )
+
+
+def _schedules(config: Any) -> dict[str, Callable[[jax.Array], jax.Array]]:
+    """The weight of both adversarial losses, and the gain of the linear path, where the config changes them with time.
+
+    Raises:
+      ValueError: if the linear path is to be annealed where there is none, or past the last step.
+    """
+    schedules: dict[str, Callable[[jax.Array], jax.Array]] = {}
+    first, ramp = config.adversary.first_step, config.adversary.ramp_steps
+    if first or ramp:
+        schedules["adversary"] = lambda step: jnp.clip((step - first + 1) / max(ramp, 1), 0.0, 1.0)
+    if config.anneal_steps:
+        if not config.model.linear_start or config.model.level_channels:
+            raise ValueError("anneal_steps needs model.linear_start and no model.level_channels: else nothing can replace it")
+        if config.anneal_steps >= config.loop.steps:
+            raise ValueError(f"anneal_steps {config.anneal_steps} must end before loop.steps {config.loop.steps}")
+        schedules["linear_path"] = lambda step: jnp.clip(1.0 - step / config.anneal_steps, 0.0, 1.0)
+    return schedules
+
+
+def _audible(audio: np.ndarray, frames: int) -> np.ndarray:
+    """Which latent frames of `[B, S, 1]` hold sound above -60 dBFS (rms of the hop): bool `[B, frames]`."""
+    level = np.sqrt(np.square(audio.reshape(len(audio), -1, HOP)).mean(-1)) > SILENCE
+    return np.pad(level, ((0, 0), (0, frames - level.shape[1])))
 
 
 def _si_sdr(reference: jax.Array, estimate: jax.Array) -> jax.Array:

@@ -117,21 +117,61 @@ def test_presets_have_the_published_number_of_parameters(preset, parameters):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters
 
 
-def test_relative_networks_follow_the_level_and_keep_silence():
-    config = {**LINEAR, "relative_networks": True}
-    module, params, audio = start(**config)
+LEVELS = {**LINEAR, "level_channels": 4}
+
+
+def as_trained(params):
+    """Last layers as training leaves them: not zero."""
     keys = iter(jax.random.split(jax.random.key(3), 2))
-    for name in ("projection", "head_out"):  # as training leaves them: not zero
+    for name in ("projection", "head_out"):
         kernel = params[name]["kernel"]
-        params = {**params, name: {**params[name], "kernel": 0.1 * jax.random.normal(next(keys), kernel.shape)}}
-    linear = linear_codec_decode(linear_codec_encode(audio), audio.shape[1])
-    added = run(module, params, audio) - linear
-    assert float(jnp.abs(added).max()) > 1e-4
-    quiet = run(module, params, 1e-3 * audio) - 1e-3 * linear
+        params = {**params, name: {**params[name], "kernel": 0.3 * jax.random.normal(next(keys), kernel.shape)}}
+    return params
+
+
+@pytest.mark.parametrize("padding", ["same", "center"])
+def test_beside_levels_the_networks_touch_only_what_the_linear_codec_drops(padding):
+    module, params, audio = start(**LEVELS, padding=padding)
+    linear = jax.jit(lambda x: linear_codec_decode(linear_codec_encode(x, 124, padding=padding), padding=padding))(audio)
+    np.testing.assert_allclose(run(module, params, audio), linear, atol=1e-6)
+    params = as_trained(params)
+    latent = run(module, params, audio, "encode")
+    np.testing.assert_allclose(latent[..., :124], linear_codec_encode(audio, 124, padding=padding), atol=1e-5)
+    added = np.asarray(run(module, params, audio) - linear)[..., 0]
+    power = np.square(np.abs(np.fft.rfft(added))).sum(0)
+    frequency = np.fft.rfftfreq(added.shape[1], 1 / 48_000)
+    assert power[frequency < 5_000].sum() < 1e-3 * power.sum()  # 124 coefficients reach 6.2 kHz
+    assert np.sqrt(np.mean(added**2)) > 1e-3
+
+
+def test_beside_levels_the_networks_follow_the_level_and_silence_stays_silent():
+    module, params, audio = start(**LEVELS)
+    params = as_trained(params)
+    reconstruct = jax.jit(lambda p, x: module.apply({"params": p}, x))
+    added = reconstruct(params, audio) - linear_codec_decode(linear_codec_encode(audio, 124), audio.shape[1])
+    quiet = reconstruct(params, 1e-3 * audio) - 1e-3 * linear_codec_decode(
+        linear_codec_encode(audio, 124), audio.shape[1]
+    )
     ratio = float(jnp.linalg.norm(quiet) / jnp.linalg.norm(added))
-    assert 1e-4 < ratio < 1e-2  # about the level, whatever the backbones make of the normalised frames
-    np.testing.assert_allclose(run(module, params, jnp.zeros_like(audio)), 0.0, atol=1e-8)
-    gradient = jax.grad(lambda p: module.apply({"params": p}, jnp.zeros_like(audio)).sum())(params)
+    assert 3e-4 < ratio < 3e-3  # about the level, whatever the backbones make of the normalised frames
+    silence = jnp.zeros_like(audio)
+    np.testing.assert_array_equal(reconstruct(params, silence), 0.0)
+    gradient = jax.jit(jax.grad(lambda p: reconstruct(p, silence).sum()))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    with pytest.raises(ValueError, match="relative_networks needs linear_start"):
-        start(**TINY, relative_networks=True)
+
+
+def test_a_hiss_above_the_kept_band_is_heard():
+    """What the level of the kept band alone would lose: 10 kHz and up, nothing below."""
+    module, params, audio = start(9600, **LEVELS)
+    spectrum = jnp.fft.rfft(audio[..., 0]).at[:, : 10_000 * 9600 // 48_000].set(0.0)
+    hiss = jnp.fft.irfft(spectrum, 9600)[..., None]
+    decoded = run(module, as_trained(params), hiss)
+    assert 0.1 < float(jnp.linalg.norm(decoded) / jnp.linalg.norm(hiss)) < 10.0
+
+
+@pytest.mark.parametrize("channels", [-1, 128])
+def test_level_channels_leave_some_for_coefficients(channels):
+    with pytest.raises(ValueError, match="level_channels must be 0, or 1 to 127"):
+        start(**{**LINEAR, "level_channels": channels})
+    with pytest.raises(ValueError, match="beside linear_start"):
+        start(**TINY, level_channels=4)

@@ -12,7 +12,7 @@ from spresso_jax.configuration import load_config
 from spresso_jax.stages import registry
 from spresso_jax.train.loop import abstract_state
 from spresso_jax.train.mesh import make_mesh
-from spresso_jax.train.state import create, inherit, split
+from spresso_jax.train.state import at_step, create, inherit, split
 from spresso_jax.train.update import make_update
 
 PRESETS = {
@@ -84,6 +84,27 @@ def test_the_audio_ae_step_lowers_with_augmentation_in_bfloat16_and_in_micro_bat
     after, metrics = jax.eval_shape(update, state, frozen, dict(stage.batch_spec))
     assert jax.tree.map(jnp.shape, after.params) == jax.tree.map(jnp.shape, state.params)
     assert {"generator/mel", "generator/waveform_db", "discriminator/loss"} <= set(metrics)
+
+
+def test_the_adversary_of_the_audio_ae_can_be_warmed_up_and_the_linear_path_annealed():
+    warm = load_config("audio_ae:tiny", ["adversary.first_step=10", "adversary.ramp_steps=4"])
+    weight = registry.build("audio_ae", warm, None).schedules["adversary"]
+    assert [float(weight(jnp.asarray(step))) for step in (0, 9, 10, 11, 13, 50)] == [0.0, 0.0, 0.25, 0.5, 1.0, 1.0]
+    annealed = load_config("audio_ae:tiny", ["anneal_steps=20", "model.level_channels=0"])
+    stage = registry.build("audio_ae", annealed, None)
+    gain = stage.schedules["linear_path"]
+    assert [float(gain(jnp.asarray(step))) for step in (0, 10, 20, 30)] == [1.0, 0.5, 0.0, 0.0]
+    assert stage.best is None  # the earliest steps are the best, and not what was asked for
+    batch = {"audio": np.full((2, 24_000, 1), 0.1, np.float32), "valid": np.full(2, 24_000, np.int32)}
+    networks = inherit(stage, jax.jit(stage.init)(jax.random.key(0)))
+    at = jax.jit(lambda step: stage.validate(at_step(stage, networks, step), batch, jax.random.key(0)))
+    assert float(at(0)["waveform_db"]) < -30.0  # the linear codec
+    assert float(at(20)["waveform_db"]) == pytest.approx(0.0, abs=0.1)  # untrained networks: silence
+    exported = stage.finish(networks, lambda: iter([batch] * 100)).networks["audio_ae"][0]
+    assert exported["linear_path_gain"] == 0.0
+    for wrong in (["anneal_steps=20"], ["anneal_steps=40", "model.level_channels=0"]):
+        with pytest.raises(ValueError, match="anneal_steps"):
+            registry.build("audio_ae", load_config("audio_ae:tiny", wrong), None)
 
 
 def owned(name, model):
