@@ -71,7 +71,7 @@ class WeightNormConv(nn.Module):
         weight = (kernel * (scale / norm)).astype(self.dtype)
         x = x.astype(self.dtype)
         if self.groups == 1:
-            fold = fold_of(self.size[-1], self.stride, x.shape[-1], self.features)
+            fold = fold_of(self.size[-1], self.stride, x.shape[-1], self.features, len(self.size))
             y = folded_convolution(x, weight, self.stride, fold)
         else:
             y = lax.conv_general_dilated(

@@ -18,10 +18,14 @@ LARGEST_FOLDED = 16
 _WANTED_CHANNELS = 32
 
 
-def fold_of(size: int, stride: int, channels_in: int, channels_out: int) -> int:
-    """Positions worth folding for a kernel of `size` along the last axis; 1 means none (from 17 channels on)."""
+def fold_of(size: int, stride: int, channels_in: int, channels_out: int, axes: int = 1) -> int:
+    """Positions worth folding for a kernel of `size` along the last of its `axes`; 1 means none.
+
+    From 17 channels on only a stride in two dimensions is folded away: the gradient of a strided convolution is what
+    XLA's CPU backend is slow at, and with 9 taps the dense kernel has one tenth more.
+    """
     if max(channels_in, channels_out) > LARGEST_FOLDED:
-        return 1
+        return stride if axes == 2 else 1
     wanted = max(size // 2, min(8, -(-_WANTED_CHANNELS // channels_out)))
     return -(-wanted // stride) * stride
 

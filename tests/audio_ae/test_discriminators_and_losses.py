@@ -42,7 +42,7 @@ def test_folding_changes_no_number(size, stride, fold, length):
 
 
 def test_only_narrow_layers_are_folded():
-    assert fold_of(9, 2, 32, 32) == 1
+    assert fold_of(9, 2, 32, 32) == 1 and fold_of(9, 2, 32, 32, axes=2) == 2 and fold_of(9, 1, 32, 32, axes=2) == 1
     assert fold_of(9, 2, 4, 4) % 2 == 0 and fold_of(5, 3, 1, 4) % 3 == 0
 
 
