@@ -56,7 +56,8 @@ def adamw(learning_rate: float, **changes) -> ConfigDict:
 
 
 def data(batch_size: int, *, crop: str = "random", seconds: float = 5.0, threads: int = 2) -> ConfigDict:
-    """Batches: global rows, crop policy ("random"; "active": a second of activity first; "salient": DAC's loud excerpts), clip length in seconds.
+    """Batches: global rows, crop policy ("random"; "active": windows with a second of activity; "salient": DAC's
+    loud excerpts), clip length in seconds.
 
     validation_seconds: length of held-out clips (0: as in training).
     """

@@ -55,13 +55,15 @@ def build(config: Any, upstream: Any = None) -> Stage:
             "discriminator": discriminator.init(discriminator_key, audio)["params"],
         }
 
-    def judge(networks: Tree, key: jax.Array, real: jax.Array, fake: jax.Array) -> tuple[list, list]:
-        """Maps of real and fake sound from one pass over both, on an excerpt when the config asks for one."""
+    def judge(networks: Tree, audio: jax.Array) -> list:
+        return discriminator.apply({"params": networks["discriminator"]}, audio)
+
+    def excerpts(key: jax.Array, real: jax.Array, fake: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What the discriminators get to see: everything, unless the config asks for a few rows and a random window."""
         rows, length = config.adversary.rows or real.shape[0], whole_hops(config.adversary.seconds) or samples
         start = jax.random.randint(key, (), 0, samples - length + 1)
-        both = jnp.concatenate([real[:rows], fake[:rows]])
-        excerpt = jax.lax.dynamic_slice_in_dim(both, start, length, axis=1)
-        return split_maps(discriminator.apply({"params": networks["discriminator"]}, excerpt))
+        real, fake = (jax.lax.dynamic_slice_in_dim(audio[:rows], start, length, axis=1) for audio in (real, fake))
+        return real, fake
 
     def make(networks: Tree, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         """The augmented sound and its reconstruction, which both players judge."""
@@ -70,12 +72,14 @@ def build(config: Any, upstream: Any = None) -> Stage:
         return {"real": real, "fake": reconstruct(networks, real, noise_key)}
 
     def discriminator_player(networks: Tree, product: Tree, batch: Batch, key: jax.Array):
-        real_maps, fake_maps = judge(networks, key, product["real"], product["fake"])
+        seen = jnp.concatenate(excerpts(key, product["real"], product["fake"]))
+        real_maps, fake_maps = split_maps(judge(networks, seen))
         return discriminator_loss(real_maps, fake_maps), {}
 
     def generator_player(networks: Tree, product: Tree, batch: Batch, key: jax.Array):
         real, fake = product["real"], product["fake"]
-        real_maps, fake_maps = judge(networks, key, real, fake)
+        # Two passes, unlike the discriminator's one: its backward pass would run over the real half too, for nothing.
+        real_maps, fake_maps = (judge(networks, seen) for seen in excerpts(key, real, fake))
         parts = {
             "mel": multi_scale_mel_loss(fake, real_log_mel=multi_scale_log_mel(real)),
             "feature_matching": feature_matching_loss(real_maps, fake_maps),
@@ -143,6 +147,7 @@ def build(config: Any, upstream: Any = None) -> Stage:
         schedules=schedules,
         ema={"generator": lambda step: jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))},
         chosen_ema="generator",
+        averaged=rf"^{NETWORK}/",
         best="mel" if config.keep_best and "linear_path" not in schedules else None,
         validate=validate,
         preview=preview,

@@ -87,6 +87,8 @@ class Stage:
       schedules: name -> (step, int array) -> scalar that changes while training, such as the weight of a loss; losses,
         `produce`, `validate` and `preview` find it as `networks["schedule"][name]`.
       ema: name -> (step after the update, int array) -> decay in [0, 1).
+      averaged: regular expression of the trained leaves that the averages hold; all by default. A GAN's discriminator, say,
+        needs none.
       chosen_ema: which average stands for the trained network in validation, previews and export; None: the raw leaves.
       validate: (networks, batch, key) -> metrics (scalars), compiled by the loop.
       best: validation metric whose lowest value chooses the step that is exported; None exports the last one.
@@ -107,6 +109,7 @@ class Stage:
     maintain_every: int = 0
     schedules: Mapping[str, Callable[[jax.Array], jax.Array]] = field(default_factory=dict)
     ema: Mapping[str, Callable[[jax.Array], jax.Array]] = field(default_factory=dict)
+    averaged: str = ""
     chosen_ema: str | None = None
     best: str | None = None
     preview: Callable[[Tree, Batch, jax.Array], dict[str, jax.Array]] | None = None

@@ -23,7 +23,7 @@ class TrainState:
       params: trained leaves.
       buffers: own leaves that no player trains.
       opt: {player: optimiser state}.
-      ema: {name: tree like params}.
+      ema: {name: tree like params, of the leaves that are averaged}.
       skipped: int32 scalar, updates refused because a gradient was not finite.
     """
 
@@ -108,7 +108,7 @@ def create(stage: Stage, networks: Tree, key: jax.Array) -> tuple[TrainState, Tr
         params=params,
         buffers=buffers,
         opt=opt,
-        ema={name: jax.tree.map(jnp.copy, params) for name in stage.ema},
+        ema={name: jax.tree.map(jnp.copy, select(params, stage.averaged)) for name in stage.ema},
         skipped=jnp.zeros((), jnp.int32),
     )
     return state, frozen
@@ -116,7 +116,7 @@ def create(stage: Stage, networks: Tree, key: jax.Array) -> tuple[TrainState, Tr
 
 def networks_of(state: TrainState, frozen: Tree, ema: str | None = None) -> Tree:
     """The full tree of networks, with the trained leaves raw or under the average `ema`."""
-    return combine(frozen, state.buffers, state.params if ema is None else state.ema[ema])
+    return combine(frozen, state.buffers, state.params, {} if ema is None else state.ema[ema])
 
 
 def at_step(stage: Stage, frozen: Tree, step: jax.Array) -> Tree:

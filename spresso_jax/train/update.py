@@ -62,7 +62,8 @@ def make_update(stage: Stage, accumulate: int = 1) -> Callable[[TrainState, Tree
             metrics |= {f"{prefix}loss": loss, f"{prefix}grad_norm": norm}
             metrics |= {f"{prefix}{name}": value for name, value in own_metrics.items()}
         step = state.step + 1
-        ema = {name: _averaged(state.ema[name], params, decay(step)) for name, decay in stage.ema.items()}
+        averaged = select(params, stage.averaged)
+        ema = {name: _averaged(state.ema[name], averaged, decay(step)) for name, decay in stage.ema.items()}
         skipped = state.skipped + refused.astype(jnp.int32)
         metrics["skipped"] = skipped
         return state.replace(step=step, params=params, opt=opt, ema=ema, skipped=skipped), metrics

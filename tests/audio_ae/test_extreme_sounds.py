@@ -79,7 +79,9 @@ def test_ten_thousand_steps_on_extreme_sounds_have_no_refused_update(changes):
     def step(state, _):
         key = jax.random.fold_in(jax.random.key(7), state.step)
         which = jax.random.randint(key, (config.data.batch_size,), 0, len(bank))
-        gain = 10.0 ** jax.random.uniform(jax.random.fold_in(key, 1), (config.data.batch_size, 1, 1), minval=-3.0, maxval=0.0)
+        gain = 10.0 ** jax.random.uniform(
+            jax.random.fold_in(key, 1), (config.data.batch_size, 1, 1), minval=-3.0, maxval=0.0
+        )
         batch = {"audio": bank[which] * gain, "valid": jnp.full(config.data.batch_size, SAMPLES)}
         state, metrics = update(state, frozen, batch)
         return state, metrics["generator/mel"]

@@ -152,3 +152,17 @@ def test_a_schedule_reaches_losses_and_validation_with_the_step():
     assert float(metrics["loss"]) > 0.0 and np.any(state.params["net"]["kernel"] != before)
     assert float(networks_of(state, at_step(stage, frozen, state.step))["schedule"]["weight"]) == 1.0
     assert "schedule" not in networks_of(state, frozen)
+
+
+def test_averages_hold_only_the_leaves_they_are_for():
+    stage = gan([])
+    stage = Stage(
+        **{**stage.__dict__, "ema": {"slow": lambda step: 0.5}, "chosen_ema": "slow", "averaged": "^generator/"}
+    )
+    state, frozen = started(stage)
+    assert set(flatten(state.ema["slow"])) == {"generator/kernel"}
+    after, _ = jax.jit(make_update(stage))(state, frozen, next(batches(0)))
+    networks = networks_of(after, frozen, "slow")
+    halfway = 0.5 * (state.params["generator"]["kernel"] + after.params["generator"]["kernel"])
+    np.testing.assert_allclose(networks["generator"]["kernel"], halfway, rtol=1e-6)
+    np.testing.assert_array_equal(networks["critic"]["scale"], after.params["critic"]["scale"])
