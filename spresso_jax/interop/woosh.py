@@ -72,6 +72,8 @@ class WooshAutoencoder:
             "frames": 0,
             "kurtosis": [None] * channels,
             "share_beyond_5_std": None,
+            "effective_channels": None,
+            "strongest_correlation": None,
             "dead_channels": [],
             "heavy_channels": [],
             "warnings": ["z_mean and z_std of the imported file, averages over batches; nothing was measured here"],

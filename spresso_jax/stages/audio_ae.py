@@ -108,7 +108,7 @@ def build(config: Any, upstream: Any = None) -> Stage:
             for name, audio in (("source", real), ("decoded", fake))
         }
 
-    # An annealed model is the one at the end of the schedule; the last step's is exported (see below).
+    # An annealed model is the one at the end of the schedule, so `best` is off for it: earlier steps had more of the path.
     final_fields = fields | ({"linear_path_gain": 0.0} if "linear_path" in schedules else {})
     final = AudioAutoencoder(**final_fields)
 
@@ -121,7 +121,9 @@ def build(config: Any, upstream: Any = None) -> Stage:
             latent = np.asarray(encode(networks[NETWORK], batch["audio"]))
             # Padding and silence are one constant vector; counting them would shrink the spread of real sound.
             sound = np.arange(latent.shape[1])[None] * HOP < np.asarray(batch["valid"])[:, None]
-            statistics.update(latent, sound & _audible(np.asarray(batch["audio"]), latent.shape[1]))
+            heard = sound & _audible(np.asarray(batch["audio"]), latent.shape[1])
+            # Sounds may all be that quiet: better their statistics than none after a whole training.
+            statistics.update(latent, heard if heard.any() else sound)
         facts = {"latent_statistics": statistics.to_facts()}
         return Finished({NETWORK: (final_fields, networks[NETWORK])}, facts)
 

@@ -90,7 +90,7 @@ def test_the_adversary_of_the_audio_ae_can_be_warmed_up_and_the_linear_path_anne
     warm = load_config("audio_ae:tiny", ["adversary.first_step=10", "adversary.ramp_steps=4"])
     weight = registry.build("audio_ae", warm, None).schedules["adversary"]
     assert [float(weight(jnp.asarray(step))) for step in (0, 9, 10, 11, 13, 50)] == [0.0, 0.0, 0.25, 0.5, 1.0, 1.0]
-    annealed = load_config("audio_ae:tiny", ["anneal_steps=20", "model.level_channels=0"])
+    annealed = load_config("audio_ae:tiny", ["anneal_steps=20", "model.level_channels=0", "statistics_batches=2"])
     stage = registry.build("audio_ae", annealed, None)
     gain = stage.schedules["linear_path"]
     assert [float(gain(jnp.asarray(step))) for step in (0, 10, 20, 30)] == [1.0, 0.5, 0.0, 0.0]
@@ -100,7 +100,9 @@ def test_the_adversary_of_the_audio_ae_can_be_warmed_up_and_the_linear_path_anne
     at = jax.jit(lambda step: stage.validate(at_step(stage, networks, step), batch, jax.random.key(0)))
     assert float(at(0)["waveform_db"]) < -30.0  # the linear codec
     assert float(at(20)["waveform_db"]) == pytest.approx(0.0, abs=0.1)  # untrained networks: silence
-    exported = stage.finish(networks, lambda: iter([batch] * 100)).networks["audio_ae"][0]
+    quiet = {**batch, "audio": batch["audio"] * 1e-3}
+    exported = stage.finish(networks, lambda: iter([batch, quiet])).networks["audio_ae"][0]
+    assert stage.finish(networks, lambda: iter([quiet, quiet])).facts["latent_statistics"]["frames"] > 0
     assert exported["linear_path_gain"] == 0.0
     for wrong in (["anneal_steps=20"], ["anneal_steps=40", "model.level_channels=0"]):
         with pytest.raises(ValueError, match="anneal_steps"):
