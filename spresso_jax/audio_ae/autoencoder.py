@@ -163,6 +163,7 @@ class AudioAutoencoder(nn.Module):
         if self.level_channels and self.linear_path_gain != 1.0:
             raise ValueError("level_channels needs linear_path_gain 1: its networks code only what the linear codec drops")
         self.kept = self.latent_channels - self.level_channels
+        self.edges = level_edges(self.kept, self.level_channels) if self.level_channels else ()
         self.encoder_backbone = ConvNeXtBackbone(
             self.dim, self.intermediate, self.encoder_blocks, self.dtype, self.remat
         )
@@ -226,7 +227,7 @@ class AudioAutoencoder(nn.Module):
             frames = mdct_frames(audio[..., 0], self.padding)
             coefficients = jnp.matmul(frames, self._matrices()[0], precision="highest")
             if self.level_channels:
-                levels = band_levels(spectrum, level_edges(self.kept, self.level_channels))
+                levels = band_levels(spectrum, self.edges)
                 coefficients = jnp.concatenate([coefficients, levels], axis=-1)
             linear = self._path_gain(path_gain) * compand(coefficients, self.compand_exponent)
             if self.level_channels:
@@ -262,7 +263,7 @@ class AudioAutoencoder(nn.Module):
         if self.linear_start:
             coefficients, levels = jnp.split(expand(latent.astype(jnp.float32), self.compand_exponent), [self.kept], -1)
             if self.level_channels:
-                spectrum *= levels_of_bins(levels, level_edges(self.kept, self.level_channels))
+                spectrum *= levels_of_bins(levels, self.edges)
                 spectrum = jnp.pad(spectrum, ((0, 0), (0, 0), (self.kept, 0)))
         audio = synthesise_frames(inverse_real_fft(spectrum, N_FFT), HOP, padding=self.padding)
         if self.linear_start:
