@@ -144,13 +144,19 @@ def give_back_freed() -> None:
         library.malloc_trim(0)
 
 
-def run(file: str, parent: Callable[[str, int], dict[str, Any]], sides: Mapping[str, Callable[..., None]]) -> None:
+def run(
+    file: str,
+    parent: Callable[..., dict[str, Any]],
+    sides: Mapping[str, Callable[..., None]],
+    sizes: Mapping[str, int] | None = None,
+) -> None:
     """Reads the command line and is either the parent or a side.
 
     Args:
       file: `__file__` of the benchmark.
-      parent: (peer's Python, repetitions) -> what to print.
+      parent: (peer's Python, repetitions, **sizes) -> what to print.
       sides: what each child runs, with the settings that the parent gave it.
+      sizes: name -> default of whole numbers that the command line may change.
     """
     if _is_side():
         sides[sys.argv[2]](**json.loads(sys.argv[3]))
@@ -159,13 +165,16 @@ def run(file: str, parent: Callable[[str, int], dict[str, Any]], sides: Mapping[
     parser.add_argument("--peer-python", required=True, help="Python of the environment that holds the peers")
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--cores", default="", help="two CPU numbers, such as 0,2; by default the first two")
+    for name, default in (sizes or {}).items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     arguments = parser.parse_args()
     cores = [int(core) for core in arguments.cores.split(",") if core] or sorted(os.sched_getaffinity(0))[:THREADS]
     if len(cores) != THREADS:
         parser.error(f"two threads need {THREADS} cores, got {cores}")
     os.sched_setaffinity(0, cores)  # inherited by the children; XLA takes as many threads
     load = os.getloadavg()[0]  # of other programs: figures count only where it is near 0
-    result = parent(os.path.abspath(arguments.peer_python), arguments.repetitions)
+    chosen = {name: getattr(arguments, name) for name in sizes or {}}
+    result = parent(os.path.abspath(arguments.peer_python), arguments.repetitions, **chosen)
     print(json.dumps({**result, "repetitions": arguments.repetitions, "load_before": rounded(load)}))
 
 

@@ -26,9 +26,26 @@ def layer_norm(x: jax.Array) -> jax.Array:
     return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + EPSILON)
 
 
+@jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """GELU in its tanh form, `x / 2 (1 + tanh u) = x sigmoid(2 u)`, u = sqrt(2 / pi) (x + 0.044715 x^3)."""
-    return x * jax.nn.sigmoid(2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x))
+    """GELU in its tanh form, `x / 2 (1 + tanh u) = x sigmoid(2 u)`, u = sqrt(2 / pi) (x + 0.044715 x^3).
+
+    The gradient is written out: the automatic one takes an eighth of an MLP's backward pass on the CPU backend.
+    """
+    return x * _gelu_gate(x)
+
+
+def _gelu_gate(x: jax.Array) -> jax.Array:
+    return jax.nn.sigmoid(2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x))
+
+
+def _gelu_backward(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    gate = _gelu_gate(x)
+    slope = 2.0 * math.sqrt(2.0 / math.pi) * (1.0 + 3.0 * 0.044715 * x * x)
+    return (cotangent * (gate + x * gate * (1.0 - gate) * slope),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 def stacked(block: type[nn.Module], length: int, remat: bool = False, inputs: int = 1) -> Any:

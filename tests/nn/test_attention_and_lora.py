@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from spresso_jax.nn import attention as attention_module
 from spresso_jax.nn.attention import attention, choose_form
 from spresso_jax.nn.lora import LoraDense, merge, overlay
 from spresso_jax.nn.rope import rope_table, rotate
+from spresso_jax.nn.transformer import gelu
 
 
 def heads(seed, length):
@@ -19,6 +21,29 @@ def test_cpu_form_equals_xla_form_with_and_without_bias():
     for bias in (None, jax.random.normal(jax.random.key(3), (2, 7))):
         ours = attention(q, k, v, logit_bias=bias, form="cpu_einsum")
         np.testing.assert_allclose(ours, attention(q, k, v, logit_bias=bias, form="xla"), atol=1e-5)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_head_by_head_and_all_heads_at_once_have_the_values_and_gradients_of_the_xla_form(biased, monkeypatch):
+    operands = [heads(0, 5), heads(1, 7), heads(2, 7), *([jax.random.normal(jax.random.key(3), (2, 7))] if biased else [])]
+
+    def loss(form, q, k, v, bias=None):
+        return jnp.sum(jnp.sin(attention(q, k, v, logit_bias=bias, form=form)))
+
+    def both(form):
+        return jax.value_and_grad(lambda parts: loss(form, *parts))(operands)
+
+    expected = both("xla")
+    for limit in (0, 2**30):
+        monkeypatch.setattr(attention_module, "HEAD_BY_HEAD_BYTES", limit)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), both("cpu_einsum"), expected)
+
+
+def test_gelu_and_its_gradient_are_those_of_the_tanh_form():
+    x = jnp.linspace(-12.0, 12.0, 481)
+    np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=True), atol=1e-6)
+    ours, reference = jax.grad(lambda x: jnp.sum(gelu(x))), jax.grad(lambda x: jnp.sum(jax.nn.gelu(x, approximate=True)))
+    np.testing.assert_allclose(ours(x), reference(x), atol=1e-5)
 
 
 def test_unknown_forms_are_refused_and_the_cpu_backend_has_its_own():
