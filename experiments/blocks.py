@@ -27,13 +27,17 @@ def split_preset(
 
 
 def loop(
-    steps: int, *, save_every: int, validate_every: int, preview_every: int = 0, log_every: int = 20
+    steps: int, *, save_every: int, validate_every: int, preview_every: int = 0, log_every: int = 20, snapshot_every: int = 0
 ) -> ConfigDict:
-    """How long, and how often things happen, in steps (0: never)."""
+    """How long, and how often things happen, in steps (0: never).
+
+    snapshot_every, snapshot_dtype: of the averages of the diffusion stages, in float32 or float16, for `spresso ema`; each
+    snapshot holds every trained parameter once for each of ema_lengths.
+    """
     return ConfigDict(
         dict(
             steps=steps, log_every=log_every, validate_every=validate_every, preview_every=preview_every,
-            save_every=save_every, keep=2, accumulate=1,
+            save_every=save_every, keep=2, accumulate=1, snapshot_every=snapshot_every, snapshot_dtype="float32",
         )
     )  # fmt: skip
 

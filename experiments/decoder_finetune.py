@@ -26,7 +26,9 @@ def get_config(preset: str | None = None) -> ConfigDict:
             optimizer=blocks.adamw(1e-4, ramp_steps=500, b2=0.99, weight_decay=0.01),
             ema_lengths=(0.05, 0.10), chosen_ema=0.10,
             data=blocks.data(32),
-            loop=blocks.loop(200_000, save_every=5000, validate_every=5000, preview_every=20_000, log_every=100),
+            loop=blocks.loop(
+                200_000, save_every=5000, validate_every=5000, preview_every=20_000, log_every=100, snapshot_every=20_000
+            ),
             mesh=blocks.mesh(),
         )
     )  # fmt: skip
@@ -35,11 +37,13 @@ def get_config(preset: str | None = None) -> ConfigDict:
         config.diffusion.p_mean = 1.2  # as in the small presets of diffusion_ae
         config.optimizer.update(dict(learning_rate=3e-4, schedule="cosine", ramp_steps=50, final_factor=0.05))
         config.data.update(dict(validation_clips=160))
-        config.loop.update(dict(steps=1000, validate_every=250, save_every=250, preview_every=1000, log_every=50))
+        config.loop.update(
+            dict(steps=1000, validate_every=250, save_every=250, preview_every=1000, log_every=50, snapshot_every=100)
+        )
     if size == "tiny":
         config.codebooks = 4
         config.crops = 1
         config.optimizer.ramp_steps = 5
         config.data.update(dict(batch_size=8, validation_clips=16))
-        config.loop.update(dict(steps=20, validate_every=20, save_every=20, preview_every=0, log_every=5))
+        config.loop.update(dict(steps=20, validate_every=20, save_every=20, preview_every=0, log_every=5, snapshot_every=2))
     return config

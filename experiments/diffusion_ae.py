@@ -30,7 +30,9 @@ def get_config(preset: str | None = None) -> ConfigDict:
             ema_lengths=(0.05, 0.10), chosen_ema=0.10,
             statistics_batches=100,
             data=blocks.data(32),  # S-PRESSO 4.2.2
-            loop=blocks.loop(500_000, save_every=5000, validate_every=5000, preview_every=20_000, log_every=100),
+            loop=blocks.loop(
+                500_000, save_every=5000, validate_every=5000, preview_every=20_000, log_every=100, snapshot_every=50_000
+            ),
             mesh=blocks.mesh(),
         )
     )  # fmt: skip
@@ -45,7 +47,9 @@ def get_config(preset: str | None = None) -> ConfigDict:
         config.diffusion.p_mean = 1.2
         config.optimizer.update(dict(learning_rate=1e-3, schedule="cosine", ramp_steps=100, final_factor=0.05))
         config.data.update(dict(validation_clips=160))
-        config.loop.update(dict(steps=3000, validate_every=500, save_every=250, preview_every=1000, log_every=50))
+        config.loop.update(
+            dict(steps=3000, validate_every=500, save_every=250, preview_every=1000, log_every=50, snapshot_every=250)
+        )
         config.statistics_batches = 30
     if size == "nano":
         config.encoder.update(dict(width=128, mlp_ratio=3.0))
@@ -57,6 +61,6 @@ def get_config(preset: str | None = None) -> ConfigDict:
         config.lora.update(dict(lora_rank=4, lora_alpha=4.0))
         config.optimizer.ramp_steps = 5
         config.data.update(dict(batch_size=8, validation_clips=16))
-        config.loop.update(dict(steps=40, validate_every=40, save_every=40, preview_every=0, log_every=10))
+        config.loop.update(dict(steps=40, validate_every=40, save_every=40, preview_every=0, log_every=10, snapshot_every=5))
         config.statistics_batches = 4
     return config

@@ -41,7 +41,9 @@ def get_config(preset: str | None = None) -> ConfigDict:
             optimizer=blocks.adamw(1e-4, ramp_steps=2000, b2=0.99, weight_decay=0.01),  # S-PRESSO 4.2.1
             ema_lengths=(0.05, 0.10), chosen_ema=0.10,  # decision 17
             data=blocks.data(32),  # S-PRESSO 4.2.2
-            loop=blocks.loop(1_000_000, save_every=5000, validate_every=5000, preview_every=20_000, log_every=100),
+            loop=blocks.loop(
+                1_000_000, save_every=5000, validate_every=5000, preview_every=20_000, log_every=100, snapshot_every=100_000
+            ),
             mesh=blocks.mesh(),
         )
     )  # fmt: skip
@@ -57,12 +59,14 @@ def get_config(preset: str | None = None) -> ConfigDict:
         config.diffusion.padding_weight = 0.1
         config.optimizer.update(dict(learning_rate=1e-3, schedule="cosine", ramp_steps=200, final_factor=0.05))
         config.data.update(dict(validation_clips=160))
-        config.loop.update(dict(steps=3000, validate_every=500, save_every=250, preview_every=1000, log_every=50))
+        config.loop.update(
+            dict(steps=3000, validate_every=500, save_every=250, preview_every=1000, log_every=50, snapshot_every=250)
+        )
     if size == "nano":
         config.model.update(dict(width=128, mlp_ratio=3.0))
     if size == "tiny":
         config.model.update(dict(width=64, heads=2, joint_blocks=2, audio_blocks=1, mlp_ratio=2.0, patch=10))
         config.optimizer.ramp_steps = 5
         config.data.update(dict(batch_size=8, validation_clips=16))
-        config.loop.update(dict(steps=40, validate_every=40, save_every=40, preview_every=0, log_every=10))
+        config.loop.update(dict(steps=40, validate_every=40, save_every=40, preview_every=0, log_every=10, snapshot_every=5))
     return config

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from spresso_jax.configuration import to_plain
 
 
@@ -48,6 +46,7 @@ def train(request: RunRequest) -> Path | None:
     Raises:
       TrainingError, ConfigError, ModelFolderError, ShardError, CheckpointError: with one clear sentence.
     """
+    from spresso_jax.checkpoints.snapshots import SnapshotStore
     from spresso_jax.checkpoints.store import CheckpointStore
     from spresso_jax.checkpoints.weights import load_model
     from spresso_jax.cli.upstream_data import prepare_feed
@@ -57,6 +56,7 @@ def train(request: RunRequest) -> Path | None:
     from spresso_jax.train import loop
     from spresso_jax.train.best import BestState
     from spresso_jax.train.mesh import make_mesh
+    from spresso_jax.train.snapshots import AverageSnapshots
 
     config, run = request.config, request.run
     if config.stage != request.stage:
@@ -66,6 +66,9 @@ def train(request: RunRequest) -> Path | None:
     refuse_outdated(request, upstream)
     feed, config, facts = prepare_feed(request, upstream)
     stage = registry.build(request.stage, config, upstream)
+    periods = to_plain(config.loop)
+    kept = SnapshotStore(run / "snapshots", periods.pop("snapshot_dtype"))
+    snapshots = AverageSnapshots(kept, stage.ema_lengths, periods.pop("snapshot_every"))
     store = CheckpointStore(run / "checkpoints", keep=config.loop.keep)
     if request.resume and not store.steps():
         print(f"{run}: no checkpoint yet; starting at step 0", flush=True)
@@ -73,7 +76,7 @@ def train(request: RunRequest) -> Path | None:
     _check_unchanged(store, request, upstream, resume)
     best = BestState(CheckpointStore(run / "best", keep=1), stage.best, resume) if stage.best else None
     metrics = MetricsWriter(run / "metrics.jsonl", resume_step=store.steps()[-1] if resume else -1)
-    loop_config = loop.LoopConfig(seed=config.seed, **to_plain(config.loop))
+    loop_config = loop.LoopConfig(seed=config.seed, **periods)
     io = loop.RunIO(
         draw=feed.draw,
         validation=feed.validation,
@@ -83,6 +86,7 @@ def train(request: RunRequest) -> Path | None:
         meta={"stage": request.stage, "config": to_plain(config), "upstream": _identity(upstream)},
         resume_command=resume_command(request),
         best=best,
+        snapshots=snapshots,
     )
     try:
         outcome = loop.run(stage, loop_config, io, make_mesh(**to_plain(config.mesh)), resume)
@@ -128,6 +132,12 @@ def _enter_run_folder(request: RunRequest) -> None:
     (run / "config.json").write_text(json.dumps(to_plain(request.config), indent=2) + "\n", encoding="utf-8")
     with (run / "command.txt").open("a", encoding="utf-8") as file:
         file.write(shlex.join(["spresso", *sys.argv[1:]]) + "\n")
+    asked = {
+        "stage": request.stage,
+        "data": [str(Path(folder).absolute()) for folder in request.data],
+        "upstream": request.upstream,
+    }
+    (run / "request.json").write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
     (run / "environment.json").write_text(json.dumps(_environment(), indent=2) + "\n", encoding="utf-8")
 
 
@@ -171,39 +181,14 @@ def _leave_model(
     request: RunRequest, stage: Any, outcome: Any, feed: Any, upstream: Any, facts: Mapping[str, Any]
 ) -> Path:
     """Writes RUN/model: the upstream networks and facts, overlaid with what this stage trained."""
-    import jax
-
-    from spresso_jax.checkpoints.weights import Network, save_model
-    from spresso_jax.codec.networks import network_class
-    from spresso_jax.stages.registry import outdated_after
+    from spresso_jax.cli.model_folder import write_finished
     from spresso_jax.train.state import networks_of
 
     networks = networks_of(outcome.chosen, outcome.frozen, stage.chosen_ema)
     finished = stage.finish(networks, lambda: feed.draw(0))
-    merged = dict(upstream.networks) if upstream else {}
-    inherited = tuple(merged)
-    for name, (config, params) in finished.networks.items():
-        arrays = jax.tree.map(np.asarray, jax.device_get(params))
-        merged[name] = Network(config=config, params=arrays, class_name=network_class(name).__name__)
-    known = dict(upstream.facts) if upstream else {}
-    # What is trained on a model is another model: its licence and provenance are handed on, its name is not.
-    known.pop("name", None)
-    outdated = outdated_after(request.stage, known.pop("outdated", ()), inherited, finished.networks)
-    if outdated:
-        facts = {**facts, "outdated": outdated}
-        print(
-            f"the model also holds {', '.join(outdated)}, trained on what this stage has changed: later stages can start from"
-            " them, but the codec will not use them until they are trained again",
-            flush=True,
-        )
-    provenance = [*known.get("provenance", []), _provenance(request, int(outcome.chosen.step))]
-    target = request.run / "model"
-    save_model(target, merged, {**known, **facts, **finished.facts, "provenance": provenance}, overwrite=True)
-    for name, stored in finished.facts.items():
-        for warning in stored.get("warnings", ()) if isinstance(stored, Mapping) else ():
-            print(f"warning: {name}: {warning}", flush=True)
-    print(f"model written to {target}", flush=True)
-    return target
+    earlier = upstream.facts.get("provenance", []) if upstream else []
+    provenance = [*earlier, _provenance(request, int(outcome.chosen.step))]
+    return write_finished(request.run / "model", request.stage, finished, upstream, facts, provenance)
 
 
 def _provenance(request: RunRequest, steps: int) -> dict[str, Any]:

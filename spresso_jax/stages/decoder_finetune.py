@@ -94,6 +94,7 @@ def build(config: Any, upstream: Any) -> Stage:
             listening.NETWORK: listener.params,
         },
         ema=denoising.power_averages(tuple(config.ema_lengths)),
+        ema_lengths=denoising.power_lengths(tuple(config.ema_lengths)),
         chosen_ema=f"{config.chosen_ema:g}",
         validate=validate,
         preview=preview,

@@ -95,5 +95,10 @@ def power_averages(lengths: tuple[float, ...]) -> dict[str, Callable[[jax.Array]
     return {f"{length:g}": _decay(ema.exponent(length)) for length in lengths}
 
 
+def power_lengths(lengths: tuple[float, ...]) -> dict[str, float]:
+    """The same names -> their relative lengths, for `Stage.ema_lengths`."""
+    return {f"{length:g}": float(length) for length in lengths}
+
+
 def _decay(gamma: float) -> Callable[[jax.Array], jax.Array]:
     return lambda step: ema.beta(jnp.asarray(step, jnp.float32), gamma)

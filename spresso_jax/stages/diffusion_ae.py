@@ -96,6 +96,7 @@ def build(config: Any, upstream: Any) -> Stage:
         upstream={**inherited, listening.NETWORK: listener.params},
         start=start,
         ema=denoising.power_averages(tuple(config.ema_lengths)),
+        ema_lengths=denoising.power_lengths(tuple(config.ema_lengths)),
         # g_psi's average is fixed here, before any quantizer sees its embeddings (decision 17).
         chosen_ema=f"{config.chosen_ema:g}",
         validate=validate,

@@ -74,6 +74,7 @@ def build(config: Any, upstream: Any) -> Stage:
         batch_spec=denoising.batch_spec(config.data.batch_size, dit.text_tokens, dit.text_width, clap["channels"]),
         upstream={**inherited, listening.NETWORK: listener.params},
         ema=denoising.power_averages(tuple(config.ema_lengths)),
+        ema_lengths=denoising.power_lengths(tuple(config.ema_lengths)),
         chosen_ema=f"{config.chosen_ema:g}",
         validate=validate,
         preview=preview,

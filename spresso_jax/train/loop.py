@@ -23,6 +23,7 @@ from spresso_jax.observe.progress import TrainingProgress
 from spresso_jax.train import mesh as mesh_lib
 from spresso_jax.train.best import BestState
 from spresso_jax.train.evaluator import Evaluator
+from spresso_jax.train.snapshots import AverageSnapshots
 from spresso_jax.train.stage import Stage, Tree
 from spresso_jax.train.state import TrainState, create, inherit, networks_of
 from spresso_jax.train.update import make_update
@@ -65,6 +66,7 @@ class RunIO:
       meta: JSON-able facts saved with each checkpoint.
       resume_command: printed when the run is interrupted.
       best: keeps the best state by a held-out figure, or None.
+      snapshots: keeps the averages of every so many steps, or None.
     """
 
     draw: Callable[[int], Batches]
@@ -75,6 +77,7 @@ class RunIO:
     meta: dict[str, Any] = field(default_factory=dict)
     resume_command: str = ""
     best: BestState | None = None
+    snapshots: AverageSnapshots | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,8 @@ def run(stage: Stage, config: LoopConfig, io: RunIO, mesh: jax.sharding.Mesh, re
         else:
             state, frozen = prepare(stage, config.seed, mesh, io.draw)
         step = start = int(state.step)
+        if io.snapshots is not None:
+            io.snapshots.begin(step)
         update = _Compiled(
             jax.jit(
                 make_update(stage, config.accumulate),
@@ -167,6 +172,9 @@ def run(stage: Stage, config: LoopConfig, io: RunIO, mesh: jax.sharding.Mesh, re
                 if not leaving and config.preview_every and step > start and (_due(step, config.preview_every) or last):
                     evaluate.preview(state, frozen, step)
                     window = (time.monotonic(), step)
+                if io.snapshots is not None:
+                    # Before the checkpoint of its step: a run that resumes there finds it, or comes by it again.
+                    io.snapshots.offer(step, state, last)
                 if last or leaving or (_due(step, config.save_every) and step > start):
                     io.store.save(step, state, io.meta | {"step": step})
                 if last or leaving:

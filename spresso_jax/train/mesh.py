@@ -72,6 +72,15 @@ def tree_shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map_with_path(place, tree)
 
 
+def on_host(leaf: jax.Array) -> np.ndarray:
+    """The whole of a leaf as NumPy; every process must ask when it is split over processes."""
+    if getattr(leaf, "is_fully_addressable", True) or leaf.is_fully_replicated:
+        return np.asarray(jax.device_get(leaf))
+    from jax.experimental.multihost_utils import process_allgather
+
+    return np.asarray(process_allgather(leaf, tiled=True))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Sharding of a value that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())

@@ -87,6 +87,8 @@ class Stage:
       schedules: name -> (step, int array) -> scalar that changes while training, such as the weight of a loss; losses,
         `produce`, `validate` and `preview` find it as `networks["schedule"][name]`.
       ema: name -> (step after the update, int array) -> decay in [0, 1).
+      ema_lengths: relative length of those averages that are power-function averages; they can be kept in snapshots, and
+        reconstructed to other lengths after training.
       averaged: regular expression of the trained leaves that the averages hold; all by default. A GAN's discriminator, say,
         needs none.
       chosen_ema: which average stands for the trained network in validation, previews and export; None: the raw leaves.
@@ -109,6 +111,7 @@ class Stage:
     maintain_every: int = 0
     schedules: Mapping[str, Callable[[jax.Array], jax.Array]] = field(default_factory=dict)
     ema: Mapping[str, Callable[[jax.Array], jax.Array]] = field(default_factory=dict)
+    ema_lengths: Mapping[str, float] = field(default_factory=dict)
     averaged: str = ""
     chosen_ema: str | None = None
     best: str | None = None
@@ -122,3 +125,5 @@ class Stage:
             raise ValueError(f"stage {self.name}: produce names the unknown player {self.produce.player!r}")
         if self.chosen_ema is not None and self.chosen_ema not in self.ema:
             raise ValueError(f"stage {self.name}: chosen_ema {self.chosen_ema!r} is not among {sorted(self.ema)}")
+        if not set(self.ema_lengths) <= set(self.ema):
+            raise ValueError(f"stage {self.name}: ema_lengths {sorted(self.ema_lengths)} are not all in {sorted(self.ema)}")

@@ -18,7 +18,7 @@ from spresso_jax.train.loop import LoopConfig, RunIO, run
 from spresso_jax.train.mesh import make_mesh
 
 
-def go(folder, steps, *, resume=False, draw=batches, stage=None, best=None, **changes):
+def go(folder, steps, *, resume=False, draw=batches, stage=None, best=None, snapshots=None, **changes):
     store = CheckpointStore(folder / "checkpoints", keep=3)
     kept = BestState(CheckpointStore(folder / "best", keep=1), best, resume) if best else None
     previews = {}
@@ -26,7 +26,7 @@ def go(folder, steps, *, resume=False, draw=batches, stage=None, best=None, **ch
     io = RunIO(
         draw=draw, validation={"val": validation}, store=store, metrics=metrics,
         write_preview=lambda step, arrays: previews.update({step: arrays}), meta={"upstream": None},
-        resume_command="again", best=kept,
+        resume_command="again", best=kept, snapshots=snapshots,
     )  # fmt: skip
     config = LoopConfig(
         **{**dict(steps=steps, log_every=1, validate_every=5, preview_every=5, save_every=4), **changes}
