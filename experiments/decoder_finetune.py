@@ -18,6 +18,11 @@ def get_config(preset: str | None = None) -> ConfigDict:
             stage="decoder_finetune",
             seed=0,
             codebooks=0,  # M; 0 takes finetune_codebooks of the operating point: 10 at 10 bits, 8 at 12 bits (4.2.2)
+            # (low, high): every sample draws its own M from the range, and one decoder then serves every bitrate of it; a high
+            # end of 0 is all codebooks of the quantizer. () is the paper: every sample has M = codebooks.
+            draw_codebooks=(),
+            # "stored": codes of fixed windows, made once; "on_the_fly": fresh random windows, coded within every step.
+            codes="stored",
             keep_continuous=0.1,  # S-PRESSO 4.2.2: the original z 10 % of the time
             train_third_stream=False,  # decision 21
             text_dropout=0.8,

@@ -44,18 +44,24 @@ def embedding_files(latents: tuple[Path, ...], folder: Path, upstream: Any, conf
 
 
 def coded_cache(path: Path, folder: Path, upstream: Any, config: Any) -> Path:
-    """Shards of crops with latents, embeddings and codes, made from the cached latents at `path` when missing."""
-    from spresso_jax.extract.embeddings import EmbeddingExtractor
+    """Shards of crops with latents, embeddings and codes, made from the cached latents at `path` when missing.
 
-    codebooks = config.codebooks or upstream.facts["operating_point"]["finetune_codebooks"]
+    The codes are of `codebooks` codebooks, or of every number in the range of `draw_codebooks`.
+    """
+    from spresso_jax.extract.embeddings import EmbeddingExtractor
+    from spresso_jax.stages.decoder_finetune import codebook_range
+
+    codebooks, low, high = codebook_range(config, upstream)
     wanted = made_by(upstream, "audio_ae", "clap", "latent_encoder", "quantizer")
-    wanted |= {"codebooks": str(codebooks), "crops": str(config.crops), "seed": str(config.seed)}
+    wanted |= {"crops": str(config.crops), "seed": str(config.seed)}
+    wanted["codebooks"] = f"each of {low} to {high}" if low < high else str(codebooks)
     target = folder / f"coded-{path.name}-{digest(wanted)}"
     if is_current(target, wanted, splits_of(path)):
         return target
     extractor = EmbeddingExtractor.of_model(upstream)
     for split in splits_of(path):
         crops = 1 if split == "val" else config.crops
-        records = extractor.coded(extractor.crops(rows_of((path,), split), crops, config.seed), codebooks)
+        windows = extractor.crops(rows_of((path,), split), crops, config.seed)
+        records = extractor.coded_by_length(windows, low, high) if low < high else extractor.coded(windows, codebooks)
         write_arrays(target, split, counted(records, f"codes of {path.name}/{split}"), wanted)
     return target

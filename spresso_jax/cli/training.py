@@ -46,9 +46,9 @@ def train(request: RunRequest) -> Path | None:
     Raises:
       TrainingError, ConfigError, ModelFolderError, ShardError, CheckpointError: with one clear sentence.
     """
-    from spresso_jax.checkpoints.snapshots import SnapshotStore
     from spresso_jax.checkpoints.store import CheckpointStore
     from spresso_jax.checkpoints.weights import load_model
+    from spresso_jax.cli.admission import check_deviation, check_upstream, snapshots_of
     from spresso_jax.cli.upstream_data import prepare_feed
     from spresso_jax.observe.metrics import MetricsWriter
     from spresso_jax.observe.previews import PreviewWriter
@@ -56,19 +56,21 @@ def train(request: RunRequest) -> Path | None:
     from spresso_jax.train import loop
     from spresso_jax.train.best import BestState
     from spresso_jax.train.mesh import make_mesh
-    from spresso_jax.train.snapshots import AverageSnapshots
 
     config, run = request.config, request.run
     if config.stage != request.stage:
         raise TrainingError(f"the config is for stage {config.stage}, not {request.stage}")
-    _enter_run_folder(request)
+    if not request.data:
+        raise TrainingError(f"stage {request.stage} needs --data FOLDER of shards (spresso data prepare makes one)")
+    as_paths(request.data)
     upstream = load_model(request.upstream) if request.upstream else None
-    refuse_outdated(request, upstream)
+    check_upstream(request, upstream)
+    _enter_run_folder(request)
     feed, config, facts = prepare_feed(request, upstream)
+    if warning := check_deviation(feed.draw, config):
+        print(f"warning: {warning}", flush=True)
     stage = registry.build(request.stage, config, upstream)
-    periods = to_plain(config.loop)
-    kept = SnapshotStore(run / "snapshots", periods.pop("snapshot_dtype"))
-    snapshots = AverageSnapshots(kept, stage.ema_lengths, periods.pop("snapshot_every"))
+    snapshots = snapshots_of(request, stage)
     store = CheckpointStore(run / "checkpoints", keep=config.loop.keep)
     if request.resume and not store.steps():
         print(f"{run}: no checkpoint yet; starting at step 0", flush=True)
@@ -76,6 +78,7 @@ def train(request: RunRequest) -> Path | None:
     _check_unchanged(store, request, upstream, resume)
     best = BestState(CheckpointStore(run / "best", keep=1), stage.best, resume) if stage.best else None
     metrics = MetricsWriter(run / "metrics.jsonl", resume_step=store.steps()[-1] if resume else -1)
+    periods = {key: value for key, value in to_plain(config.loop).items() if not key.startswith("snapshot_")}
     loop_config = loop.LoopConfig(seed=config.seed, **periods)
     io = loop.RunIO(
         draw=feed.draw,
@@ -222,20 +225,11 @@ def describe(request: RunRequest) -> str:
       the errors that the run itself would raise before its first step.
     """
     from spresso_jax.checkpoints.weights import load_model
+    from spresso_jax.cli.admission import check_upstream
     from spresso_jax.configuration import flat_keys
-    from spresso_jax.stages.registry import entry
 
     paths = as_paths(request.data)
-    found = entry(request.stage)
-    if found.needs and not request.upstream:
-        raise TrainingError(f"stage {request.stage} needs --upstream MODEL with {', '.join(found.needs)}")
-    if request.upstream:
-        upstream = load_model(request.upstream)
-        refuse_outdated(request, upstream)
-        have = upstream.networks
-        missing = [name for name in found.needs if name not in have]
-        if missing:
-            raise TrainingError(f"{request.upstream} lacks {', '.join(missing)}, which stage {request.stage} needs")
+    check_upstream(request, load_model(request.upstream) if request.upstream else None)
     lines = [f"stage {request.stage} -> {request.run}", f"data: {', '.join(map(str, paths))}"]
     lines += [f"{key} = {value}" for key, value in sorted(flat_keys(request.config).items())]
     return "\n".join(lines)

@@ -26,24 +26,23 @@ def prepare_feed(request: Any, upstream: Any) -> tuple[Feed, Any, dict[str, Any]
     Raises:
       TrainingError: if the data cannot serve the stage.
     """
-    from spresso_jax.cli.training import TrainingError, as_paths
+    from spresso_jax.cli.training import as_paths
 
     paths, config, reads = as_paths(request.data), request.config, entry(request.stage).reads
-    if not paths:
-        raise TrainingError(f"stage {request.stage} needs --data FOLDER of shards (spresso data prepare makes one)")
     if reads == "clips":
         return make_feed(reads, paths, config), config, {}
     if reads == "captioned_clips":
         return _captioned(paths, request, upstream)
     cache = request.run.parent / "cache"
     latents = tuple(latent_cache(path, cache, upstream) for path in paths)
-    if reads == "latents":
-        return make_feed(reads, latents, config), config, {}
+    # Codes that are made within the step need no cache of their own, and fresh windows.
+    if reads == "latents" or config.get("codes") == "on_the_fly":
+        return make_feed("latents", latents, config), config, {}
     from spresso_jax.cli.embedding_data import coded_cache, embedding_files
 
     if reads == "vectors":
         train, val = embedding_files(latents, cache, upstream, config)
-        return vector_feed(train, val, config), config, {}
+        return vector_feed(train, val, config), config, {"quantizer_trained_on": made_by(upstream, "latent_encoder")}
     coded = tuple(coded_cache(path, cache, upstream, config) for path in latents)
     return make_feed(reads, coded, config), config, {}
 

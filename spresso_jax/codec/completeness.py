@@ -48,6 +48,28 @@ def check_up_to_date(facts: Mapping[str, Any]) -> None:
             f"{', '.join(outdated)}: trained before other networks of this model changed; train the stages that make them"
             " again (spresso info MODEL tells what was trained when)"
         )
+    check_quantizer(facts, "the model")
+
+
+def check_quantizer(facts: Mapping[str, Any], name: str) -> None:
+    """Refuses a quantizer that was trained on the embeddings of another g_psi than the one beside it.
+
+    Models that do not say what their quantizer was trained on are let through.
+
+    Args:
+      facts: of a model folder.
+      name: of the model, for the message.
+
+    Raises:
+      ModelFolderError: with both fingerprints.
+    """
+    trained_on = (facts.get("quantizer_trained_on") or {}).get("latent_encoder")
+    have = (facts.get("values") or {}).get("latent_encoder.safetensors")
+    if trained_on and have and trained_on != have:
+        raise ModelFolderError(
+            f"{name}: its quantizer was trained on the latent_encoder {trained_on[:12]}, but it holds {have[:12]}: every code"
+            " would mean something else; train the stage quantizer on this model again"
+        )
 
 
 def _outdated(facts: Mapping[str, Any]) -> list[str]:

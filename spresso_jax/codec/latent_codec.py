@@ -76,7 +76,7 @@ class LatentCodec:
         on_cpu = jax.default_backend() == "cpu"
         self._module, self._params = prepared("audio_ae", model.networks["audio_ae"], on_cpu)
         self.latent_channels = self._module.latent_channels
-        self._statistics = _statistics(self.facts, self.latent_channels)
+        self._statistics = measured_statistics(self.facts, self.latent_channels)
         self.sigma_data = float(self.facts["latent_statistics"].get("sigma_data", SIGMA_DATA))
         self.latent_id = latent_id(self.facts)
         # Kernels of 7 reach 3 frames a layer (the embedding and every block); spectra and last layers a few more.
@@ -258,14 +258,19 @@ class LatentCodec:
         return decode_frames(self._module, params, unstandardise(latent, *statistics, sigma_data))
 
 
-def _statistics(facts: Mapping[str, Any], channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of every latent channel; those of z lie in the quantizer's own parameters."""
+def measured_statistics(facts: Mapping[str, Any], channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of every latent channel; those of z lie in the quantizer's own parameters.
+
+    Raises:
+      ModelFolderError: if they are missing or malformed.
+    """
     try:
         stored = facts["latent_statistics"]
         mean, std = (np.asarray(stored[key], np.float32) for key in ("mean", "std"))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFolderError("model.json: latent_statistics must hold lists 'mean' and 'std'") from error
-    if mean.shape != (channels,) or std.shape != (channels,) or not np.isfinite(mean).all() or not (std > 0).all():
+    fits = mean.shape == std.shape == (channels,)
+    if not fits or not (np.isfinite(mean) & np.isfinite(std) & (std > 0)).all():
         raise ModelFolderError(
             f"model.json: latent_statistics must hold {channels} finite means and positive deviations"
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from spresso_jax.diffusion_autoencoder.encoder import LatentEncoder
@@ -61,14 +62,34 @@ class EmbeddingExtractor:
         Raises:
           ValueError: if the model has no quantizer.
         """
+        yield from self._with_codes(records, lambda q, params, z: assign.encode(q, params, z, codebooks), "int32")
+
+    def coded_by_length(self, records: Iterable[Record], low: int, high: int) -> Iterator[Record]:
+        """Adds `codes` [high - low + 1, F, high] to what `crops` gives: the best code of every length (-1 beyond it).
+
+        One search gives them all (decision 19). In 16 bits a code: 137 kB a window at 25 Hz for lengths
+        4 to 25, about as much as its latents.
+
+        Raises:
+          ValueError: if the model has no quantizer.
+        """
+
+        def search(quantizer: Qinco, params: Any, z: jax.Array) -> jax.Array:
+            found = assign.encode_all_prefixes(quantizer, params, z)[0]
+            return jnp.moveaxis(found[low - 1 : high, ..., :high], 0, 1)
+
+        dtype = assign.code_type(self.quantizer.codewords) if self.quantizer else "int32"
+        yield from self._with_codes(records, search, dtype)
+
+    def _with_codes(self, records: Iterable[Record], search: Callable, dtype: str) -> Iterator[Record]:
         if self.quantizer is None:
             raise ValueError("codes need a model with a quantizer: train the stage quantizer first")
-        encode = jax.jit(lambda params, z: assign.encode(self.quantizer, params, z, codebooks))
+        encode = jax.jit(lambda params, z: search(self.quantizer, params, z))
         for group in _grouped(records, BATCH):
             z = np.stack([arrays["embedding"] for _, arrays in group])
             padded = np.concatenate([z, np.zeros((BATCH - len(group), *z.shape[1:]), np.float32)])
             for (meta, arrays), codes in zip(group, np.asarray(encode(self.quantizer_params, padded)), strict=False):
-                yield meta, {**arrays, "codes": codes.astype(np.int32)}
+                yield meta, {**arrays, "codes": codes.astype(dtype)}
 
     def rows(self, records: Iterable[Record]) -> Iterator[np.ndarray]:
         """Embeddings [n, 64] of the pooling windows that are mostly sound, a clip at a time."""

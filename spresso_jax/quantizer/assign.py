@@ -240,6 +240,11 @@ def encode_all_prefixes(
     return codes, quantizer.unstandardise(params, sums)
 
 
+def code_type(codewords: int) -> str:
+    """The smallest integer type that stores the codes of a quantizer with K codewords, and the -1 of absent ones."""
+    return "int16" if codewords <= 1 << 15 else "int32"
+
+
 @partial(jax.jit, static_argnums=1)
 def usage_counts(codes: jax.Array, codewords: int) -> jax.Array:
     """How often each codeword was chosen: codes [..., m] give [m, K] int32 (add them up over batches and devices)."""

@@ -18,6 +18,7 @@ from spresso_jax.diffusion.guidance import drop_text
 from spresso_jax.diffusion_autoencoder.encoder import LatentEncoder, Projector
 from spresso_jax.diffusion_autoencoder.model import DiffusionAutoencoder
 from spresso_jax.dit.model import DiT, init_down_from_audio
+from spresso_jax.nn.lora import scaling
 from spresso_jax.shapes import CLIP_FRAMES, CLIP_SAMPLES, EMBEDDING_CHANNELS, pooled_length
 from spresso_jax.stages import denoising, listening
 from spresso_jax.train.optimizers import adamw_from
@@ -31,6 +32,7 @@ ADAPTERS = r"^dit/.*lora_[ab]$|^dit/uncertainty_head/"
 def build(config: Any, upstream: Any) -> Stage:
     """The stage of `experiments/diffusion_ae.py` on the text-to-audio DiT of an upstream model."""
     base = upstream.networks["dit"]
+    _check_config(config, base.config)
     fields = {
         "latent_encoder": {
             **to_plain(config.encoder),
@@ -103,6 +105,29 @@ def build(config: Any, upstream: Any) -> Stage:
         preview=preview,
         finish=finish,
     )
+
+
+def _check_config(config: Any, base: Any) -> None:
+    """Refuses a frame rate without a frame, and adapters other than those of a DiT that has them already.
+
+    Raises:
+      ValueError: naming the key.
+    """
+    downsample = config.rate.downsample
+    if not 1 <= downsample <= CLIP_FRAMES:
+        raise ValueError(
+            f"rate.downsample is {downsample}: a clip has {CLIP_FRAMES} latent frames, so that it must lie within 1 to"
+            f" {CLIP_FRAMES}"
+        )
+    rank, alpha = base.get("lora_rank", 0), base.get("lora_alpha", 0.0)
+    if base.get("third_stream", False) and rank:
+        same_scale = scaling(config.lora.lora_rank, config.lora.lora_alpha) == scaling(rank, alpha)
+        if config.lora.lora_rank != rank or not same_scale:
+            raise ValueError(
+                f"lora.lora_rank and lora.lora_alpha are {config.lora.lora_rank} and {config.lora.lora_alpha:g}, but the"
+                f" adapters of the upstream DiT have rank {rank} and alpha {alpha or rank:g}: --set lora.lora_rank={rank}"
+                f" --set lora.lora_alpha={float(alpha or rank)}, or start from a text_to_audio model"
+            )
 
 
 def operating_point(config: Any) -> dict[str, Any]:

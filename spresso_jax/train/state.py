@@ -86,16 +86,26 @@ def inherit(stage: Stage, networks: Tree) -> Tree:
     Raises:
       ValueError: if a shape differs, naming the leaf and both shapes.
     """
+    check_inherited(stage, networks)
+    result = dict(flatten(networks))
+    for path, leaf in flatten(stage.upstream).items():
+        result[path] = jnp.asarray(leaf, jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.asarray(leaf)
+    return unflatten(result)
+
+
+def check_inherited(stage: Stage, networks: Tree) -> None:
+    """Compares the shapes of upstream leaves with those that `init` makes (arrays, or shapes alone).
+
+    Raises:
+      ValueError: if one differs, naming the leaf and both shapes.
+    """
     fresh = flatten(networks)
-    result = dict(fresh)
     for path, leaf in flatten(stage.upstream).items():
         if path in fresh and tuple(fresh[path].shape) != tuple(leaf.shape):
             raise ValueError(
                 f"stage {stage.name}: {path} has shape {tuple(leaf.shape)} in the upstream model but the config asks for"
                 f" {tuple(fresh[path].shape)}; use the upstream model's own sizes"
             )
-        result[path] = jnp.asarray(leaf, jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.asarray(leaf)
-    return unflatten(result)
 
 
 def create(stage: Stage, networks: Tree, key: jax.Array) -> tuple[TrainState, Tree]:
