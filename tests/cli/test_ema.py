@@ -15,7 +15,8 @@ from spresso_jax.cli.main import app
 
 # The third stream and LoRA of the tiny model are gone on with, so that no other sizes come in.
 SMALL = (
-    "encoder.width=16", "encoder.magnitude_input=false", "lora.lora_rank=2", "lora.lora_alpha=0.0", "data.batch_size=2", "data.validation_clips=2",
+    "encoder.width=16", "encoder.magnitude_input=false", "lora.lora_rank=2", "lora.lora_alpha=0.0",
+    "data.batch_size=2", "data.validation_clips=2",
     "statistics_batches=2", "loop.steps=5", "loop.snapshot_every=2", "loop.save_every=5", "loop.validate_every=0",
     "loop.log_every=5", "optimizer.learning_rate=0.05",
 )  # fmt: skip
