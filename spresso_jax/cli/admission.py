@@ -25,7 +25,7 @@ def check_upstream(request: RunRequest, upstream: Any) -> None:
     """Refuses an upstream model, or a config, that the stage cannot be trained on.
 
     Raises:
-      TrainingError, ModelFolderError, ValueError: naming the file or the field, what is wrong with it, and the remedy.
+      TrainingError, ModelFolderError, ShardError, ValueError: naming the file or the field, what is wrong with it, and the remedy.
     """
     from spresso_jax.stages.registry import entry
 
@@ -40,6 +40,7 @@ def check_upstream(request: RunRequest, upstream: Any) -> None:
     refuse_outdated(request, upstream)
     if "audio_ae" in found.needs:
         _check_statistics(request, upstream)
+        _check_caches(request, upstream)
     if "quantizer" in found.needs:
         from spresso_jax.codec.completeness import check_quantizer
 
@@ -70,6 +71,16 @@ def _check_statistics(request: RunRequest, upstream: Any) -> None:
             f"diffusion.sigma_data is {assumed:g}, but the latents of {request.upstream} are standardised to {measured:g}: "
             f"--set diffusion.sigma_data={measured:g}"
         )
+
+
+def _check_caches(request: RunRequest, upstream: Any) -> None:
+    """Folders of latents, where they are given in the place of sounds, must be this AudioAE's and this CLAP's."""
+    from data_pipeline.records import META, check_fingerprint, read_meta
+    from spresso_jax.cli.upstream_data import made_by
+
+    for path in request.data:
+        if (path / META).is_file() and read_meta(path).get("kind") == "arrays":
+            check_fingerprint(path, made_by(upstream, "audio_ae", "clap"))
 
 
 def _check_stage(request: RunRequest, upstream: Any) -> None:

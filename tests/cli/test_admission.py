@@ -68,7 +68,8 @@ def test_latents_whose_statistics_were_never_measured(statistics, model, latents
 def test_latents_of_another_audio_ae(model, tmp_path):
     other = build_tiny_model(tmp_path / "other", seed=1, facts={"text_tokens": 16, "operating_point": POINT})
     foreign = write_latent_cache(tmp_path / "foreign", load_model(other), clips=2)
-    refused(tmp_path, "text_to_audio", "text_to_audio:tiny", model, foreign, "was made with audio_ae")
+    run = refused(tmp_path, "text_to_audio", "text_to_audio:tiny", model, foreign, "was made with audio_ae")
+    assert not run.exists()
 
 
 def test_a_sigma_data_that_is_not_that_of_the_latents(model, latents, tmp_path):

@@ -170,3 +170,21 @@ def test_ranges_that_the_quantizer_cannot_serve_are_refused(model, changes, mess
     if "codes" not in changes[0]:
         with pytest.raises(ValueError, match=message):
             codebook_range(load_config("decoder_finetune:tiny", changes), model)
+
+
+def test_with_every_caption_dropped_the_loss_does_not_depend_on_tokens_or_pooled_text(model):
+    def losses(rate):
+        changes = [f"text_dropout={rate}", "codebooks=3", "data.batch_size=2"]
+        stage = registry.build("decoder_finetune", load_config("decoder_finetune:tiny", changes), model)
+        rng = np.random.default_rng(3)
+        batch = {key: 0.3 * rng.normal(size=spec.shape).astype(np.float32) for key, spec in stage.batch_spec.items()}
+        batch |= {"codes": rng.integers(0, 16, batch["codes"].shape), "weight": np.ones_like(batch["weight"])}
+        batch["text_mask"] = np.ones(batch["text_mask"].shape, np.uint8)
+        loss = jax.jit(lambda n, b: stage.players[0].loss(n, None, b, jax.random.key(0))[0])
+        changed = [{}, {"text": -batch["text"]}, {"pooled_text": -batch["pooled_text"]}]
+        return [float(loss(params_of(model), {**batch, **change})) for change in changed]
+
+    plain, *others = losses(1.0)
+    assert others == [plain, plain]
+    plain, *others = losses(0.0)
+    assert all(abs(other - plain) > 1e-7 for other in others)
