@@ -25,7 +25,7 @@ def check_upstream(request: RunRequest, upstream: Any) -> None:
     """Refuses an upstream model, or a config, that the stage cannot be trained on.
 
     Raises:
-      TrainingError, ModelFolderError, ShardError, ValueError: naming the file or the field, what is wrong with it, and the remedy.
+      TrainingError, ModelFolderError, ShardError, ValueError: naming the file or the field, what is wrong and the remedy.
     """
     from spresso_jax.stages.registry import entry
 
