@@ -83,7 +83,8 @@ def test_a_sigma_data_that_is_not_that_of_the_latents(model, latents, tmp_path):
 @pytest.mark.parametrize("deviation", [0.1, 1.5])
 def test_latents_that_are_far_from_sigma_data(deviation, model, tmp_path):
     wrong = write_latent_cache(tmp_path / "latents", load_model(model), clips=2, deviation=deviation)
-    refused(tmp_path, "text_to_audio", "text_to_audio:tiny", model, wrong, f"standard deviation of {deviation:.2g}")
+    message = f"standard deviation of {deviation:.2g}"
+    refused(tmp_path, "diffusion_ae", "diffusion_ae:tiny-11hz", model, wrong, message, *LORA)
 
 
 def test_a_deviation_is_measured_on_sound_and_told_between_a_quarter_and_twice():
