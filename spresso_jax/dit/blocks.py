@@ -22,16 +22,18 @@ def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 class Modulation(nn.Module):
-    """`count` vectors [B, D] from the activated conditioning vector y [B, D]; zero at first (AdaLN-zero)."""
+    """`count` vectors side by side, [..., count D], from the activated conditioning vector y [..., D].
+
+    Zero at first (AdaLN-zero). They depend on nothing but y, so a sampler computes them once for all noise levels.
+    """
 
     count: int
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, y: jax.Array) -> list[jax.Array]:
+    def __call__(self, y: jax.Array) -> jax.Array:
         zeros = nn.initializers.zeros_init()
-        dense = LoraDense(self.count * y.shape[-1], kernel_init=zeros, dtype=self.dtype, name="linear")
-        return jnp.split(dense(y), self.count, axis=-1)
+        return LoraDense(self.count * y.shape[-1], kernel_init=zeros, dtype=self.dtype, name="linear")(y)
 
 
 class Stream(nn.Module):
@@ -59,19 +61,25 @@ class Stream(nn.Module):
         if self.modulated:
             self.modulation = Modulation(2 if self.last else 6, self.dtype)
 
-    def before(self, x: jax.Array, y: jax.Array | None, table: jax.Array | None) -> tuple:
-        """x [B, L, D], y [B, D], rotary table -> (queries or None, keys, values, rest of the modulation)."""
-        vectors = self.modulation(y) if self.modulated else None
-        u = layer_norm(x) if vectors is None else modulate(x, vectors[0], vectors[1])
-        q = None if self.last else self.attention.queries(u, table)
-        return (q, *self.attention.keys_values(u, table), None if vectors is None else vectors[2:])
+    def vectors(self, y: jax.Array) -> jax.Array:
+        """y [..., D] -> modulation vectors [..., 6 D], or [..., 2 D] of a `last` stream."""
+        return self.modulation(y)
 
-    def after(self, x: jax.Array, attended: jax.Array, vectors: list[jax.Array] | None) -> jax.Array:
+    def before(self, x: jax.Array, vectors: jax.Array | None, table: jax.Array | None) -> tuple:
+        """x [B, L, D], modulation vectors [B or 1, 6 D], rotary table -> (queries or None, keys, values)."""
+        if vectors is None:
+            u = layer_norm(x)
+        else:
+            u = modulate(x, *jnp.split(vectors, 2 if self.last else 6, axis=-1)[:2])
+        q = None if self.last else self.attention.queries(u, table)
+        return (q, *self.attention.keys_values(u, table))
+
+    def after(self, x: jax.Array, attended: jax.Array, vectors: jax.Array | None) -> jax.Array:
         """Adds what was attended [B, L, H, head_dim], then the MLP, to x [B, L, D]."""
         if vectors is None:
             x = x + self.attention.project(attended)
             return x + self.mlp(layer_norm(x))
-        gate, shift, scale, mlp_gate = vectors
+        _, _, gate, shift, scale, mlp_gate = jnp.split(vectors, 6, axis=-1)
         x = x + gate[:, None] * self.attention.project(attended)
         return x + mlp_gate[:, None] * self.mlp(modulate(x, shift, scale))
 
@@ -126,38 +134,61 @@ class JointBlock(nn.Module):
         Returns:
           (carry, None); streams that are `last` keep their input.
         """
-        names = [name for name in ("text", "audio", "down") if name in carry]
+        return self.update(carry, self.vectors(None, y)[1], tables)
+
+    def vectors(self, carry: None, y: jax.Array) -> tuple[None, dict[str, jax.Array]]:
+        """y [..., D] -> (carry, modulation vectors of text and audio by stream)."""
+        return carry, {"text": self.text.vectors(y), "audio": self.audio.vectors(y)}
+
+    def isolated_down(self, down: jax.Array, table: jax.Array | None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """What an isolated third stream [B, F, D] becomes, and the keys and values [B, F, H, head_dim] it gives."""
+        q, k, v = self.down.before(down, None, table)
+        if not self.last:
+            down = self.down.after(down, attention(q, k, v, form=self.attention_form), None)
+        return down, (k, v)
+
+    def update(self, carry: dict, given: dict, tables: dict) -> tuple[dict, None]:
+        """The block, given what depends on y alone.
+
+        Args:
+          carry, tables: as in `__call__`.
+          given: modulation vectors [B or 1, ...] by stream as `vectors` returns them; optionally "down", the keys and
+            values that `isolated_down` returned, which then stand for a stream that is absent from the carry.
+        """
         streams = {"text": self.text, "audio": self.audio}
-        if "down" in carry:
+        out, parts = dict(carry), {}
+        for name, stream in streams.items():
+            parts[name] = stream.before(carry[name], given[name], tables.get(name))
+        if "down" in given:
+            parts["down"] = (None, *given["down"])
+        elif "down" in carry and self.isolated:
+            out["down"], keys_values = self.isolated_down(carry["down"], tables.get("down"))
+            parts["down"] = (None, *keys_values)
+        elif "down" in carry:
             streams["down"] = self.down
-        parts = {}
-        for name in names:
-            parts[name] = streams[name].before(carry[name], y if name != "down" else None, tables.get(name))
-        bias = self._logit_bias(carry)
-        k, v = (jnp.concatenate([parts[name][i] for name in names], axis=1) for i in (1, 2))
-        asking = [name for name in names if parts[name][0] is not None and not (name == "down" and self.isolated)]
-        lengths = [carry[name].shape[1] for name in asking]
+            parts["down"] = self.down.before(carry["down"], None, tables.get("down"))
+        k, v = (jnp.concatenate([part[i] for part in parts.values()], axis=1) for i in (1, 2))
+        asking = [name for name, part in parts.items() if part[0] is not None]
         q = jnp.concatenate([parts[name][0] for name in asking], axis=1)
-        attended = attention(q, k, v, logit_bias=bias, form=self.attention_form)
-        out, start = dict(carry), 0
-        for name, length in zip(asking, lengths, strict=True):
-            out[name] = streams[name].after(carry[name], attended[:, start : start + length], parts[name][3])
+        attended = attention(q, k, v, logit_bias=self._logit_bias(parts), form=self.attention_form)
+        start = 0
+        for name in asking:
+            length = carry[name].shape[1]
+            out[name] = streams[name].after(carry[name], attended[:, start : start + length], given.get(name))
             start += length
-        if "down" in carry and self.isolated and not self.last:
-            q, k, v, _ = parts["down"]
-            out["down"] = self.down.after(carry["down"], attention(q, k, v, form=self.attention_form), None)
         return out, None
 
-    def _logit_bias(self, carry: dict) -> jax.Array | None:
-        if "down" not in carry or self.down_bias_init is None:
+    def _logit_bias(self, parts: dict[str, tuple]) -> jax.Array | None:
+        if "down" not in parts or self.down_bias_init is None:
             return None
-        others = carry["text"].shape[1] + carry["audio"].shape[1]
-        down = jnp.broadcast_to(self.down_bias[:, None], (self.heads, carry["down"].shape[1]))
+        lengths = {name: part[1].shape[1] for name, part in parts.items()}
+        others = lengths["text"] + lengths["audio"]
+        down = jnp.broadcast_to(self.down_bias[:, None], (self.heads, lengths["down"]))
         return jnp.concatenate([jnp.zeros((self.heads, others)), down], axis=1)
 
 
 class SingleBlock(nn.Module):
-    """What the two kinds of blocks over one sequence are made with; not used by itself."""
+    """What the two kinds of blocks over one sequence share; not used by itself."""
 
     width: int
     heads: int
@@ -168,6 +199,10 @@ class SingleBlock(nn.Module):
     dtype: str = "float32"
     attention_form: str | None = None
 
+    def __call__(self, x: jax.Array, y: jax.Array, table: jax.Array | None) -> tuple[jax.Array, None]:
+        """x [B, L, D], y [B, D] -> (x, None)."""
+        return self.update(x, self.vectors(None, y)[1], table)
+
 
 class AudioBlock(SingleBlock):
     """Sequential AdaLN-zero block over one sequence: attention, then MLP.
@@ -175,15 +210,20 @@ class AudioBlock(SingleBlock):
     Source: Peebles and Xie 2023 (DiT), figure 3; S-PRESSO 3.3 ("standard transformer blocks" on audio only).
     """
 
-    @nn.compact
-    def __call__(self, x: jax.Array, y: jax.Array, table: jax.Array | None) -> tuple[jax.Array, None]:
-        """x [B, L, D], y [B, D] -> (x, None)."""
-        stream = Stream(
+    def setup(self) -> None:
+        self.audio = Stream(
             self.width, self.heads, self.mlp_ratio, qk_norm=self.qk_norm, lora_rank=self.lora_rank,
-            lora_alpha=self.lora_alpha, dtype=self.dtype, name="audio",
-        )
-        q, k, v, vectors = stream.before(x, y, table)
-        return stream.after(x, attention(q, k, v, form=self.attention_form), vectors), None
+            lora_alpha=self.lora_alpha, dtype=self.dtype,
+        )  # fmt: skip
+
+    def vectors(self, carry: None, y: jax.Array) -> tuple[None, jax.Array]:
+        """y [..., D] -> (carry, modulation vectors [..., 6 D])."""
+        return carry, self.audio.vectors(y)
+
+    def update(self, x: jax.Array, vectors: jax.Array, table: jax.Array | None) -> tuple[jax.Array, None]:
+        """The block, given its modulation vectors [B or 1, 6 D]."""
+        q, k, v = self.audio.before(x, vectors, table)
+        return self.audio.after(x, attention(q, k, v, form=self.attention_form), vectors), None
 
 
 class ParallelBlock(SingleBlock):
@@ -192,19 +232,29 @@ class ParallelBlock(SingleBlock):
     `x += gate * out([attn(q, k, v); gelu(fc1 u)])`, u = LN(x) (1 + scale) + shift.
     """
 
-    @nn.compact
-    def __call__(self, x: jax.Array, y: jax.Array, table: jax.Array | None) -> tuple[jax.Array, None]:
-        """x [B, L, D], y [B, D] -> (x, None)."""
+    def setup(self) -> None:
         lora = dict(rank=self.lora_rank, alpha=self.lora_alpha, dtype=self.dtype)
-        shift, scale, gate = Modulation(3, self.dtype, name="modulation")(y)
-        u = modulate(x, shift, scale)
-        heads = Projections(
-            self.width, self.heads, self.qk_norm, self.lora_rank, self.lora_alpha, self.dtype, name="attention"
+        self.modulation = Modulation(3, self.dtype)
+        self.attention = Projections(
+            self.width, self.heads, self.qk_norm, self.lora_rank, self.lora_alpha, self.dtype
         )
-        attended = attention(heads.queries(u, table), *heads.keys_values(u, table), form=self.attention_form)
-        hidden = gelu(LoraDense(int(self.width * self.mlp_ratio), name="fc1", **lora)(u))
+        self.fc1 = LoraDense(int(self.width * self.mlp_ratio), **lora)
+        self.out = LoraDense(self.width, **lora)
+
+    def vectors(self, carry: None, y: jax.Array) -> tuple[None, jax.Array]:
+        """y [..., D] -> (carry, modulation vectors [..., 3 D])."""
+        return carry, self.modulation(y)
+
+    def update(self, x: jax.Array, vectors: jax.Array, table: jax.Array | None) -> tuple[jax.Array, None]:
+        """The block, given its modulation vectors [B or 1, 3 D]."""
+        shift, scale, gate = jnp.split(vectors, 3, axis=-1)
+        u = modulate(x, shift, scale)
+        attended = attention(
+            self.attention.queries(u, table), *self.attention.keys_values(u, table), form=self.attention_form
+        )
+        hidden = gelu(self.fc1(u))
         both = jnp.concatenate([attended.reshape(x.shape).astype(hidden.dtype), hidden], axis=-1)
-        return x + gate[:, None] * LoraDense(self.width, name="out", **lora)(both), None
+        return x + gate[:, None] * self.out(both), None
 
 
 class OutputLayer(nn.Module):
@@ -213,9 +263,18 @@ class OutputLayer(nn.Module):
     channels: int
     dtype: str = "float32"
 
-    @nn.compact
+    def setup(self) -> None:
+        self.modulation = Modulation(2, self.dtype)
+        self.linear = LoraDense(self.channels, kernel_init=nn.initializers.zeros_init(), dtype=self.dtype)
+
     def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """x [B, L, D], y [B, D] -> [B, L, channels]."""
-        shift, scale = Modulation(2, self.dtype, name="modulation")(y)
-        zeros = nn.initializers.zeros_init()
-        return LoraDense(self.channels, kernel_init=zeros, dtype=self.dtype, name="linear")(modulate(x, shift, scale))
+        return self.update(x, self.vectors(y))
+
+    def vectors(self, y: jax.Array) -> jax.Array:
+        """y [..., D] -> modulation vectors [..., 2 D]."""
+        return self.modulation(y)
+
+    def update(self, x: jax.Array, vectors: jax.Array) -> jax.Array:
+        """The layer, given its modulation vectors [B or 1, 2 D]."""
+        return self.linear(modulate(x, *jnp.split(vectors, 2, axis=-1)))

@@ -6,7 +6,7 @@ Source: S-PRESSO 3.1 (6 joint and 6 audio-only blocks), 3.3 and figure 2 (third 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -23,12 +23,16 @@ from spresso_jax.shapes import pooled_length, pooled_positions
 
 
 class Context(NamedTuple):
-    """Everything that the network sees besides the noised latent and its noise level; constant while sampling."""
+    """Everything that the network sees besides the noised latent and its noise level; constant while sampling.
+
+    `down_keys_values` stands for `down` once `DiT.run_down` has been through it.
+    """
 
     text: jax.Array
     pooled: jax.Array | None
     down: jax.Array | None
     downsample: int | None
+    down_keys_values: dict[str, Any] | None = None
 
 
 class DiT(nn.Module):
@@ -115,11 +119,13 @@ class DiT(nn.Module):
         )
         third = dict(third_stream=self.third_stream, isolated=self.isolated, down_bias_init=self.down_bias_init)
         if self.joint_blocks > 1:
-            self.joint = stacked(JointBlock, self.joint_blocks - 1, self.remat, inputs=2)(**common, **third)
+            methods = {"vectors": (False,), "isolated_down": (False,), "update": (True, False)}
+            self.joint = stacked(JointBlock, self.joint_blocks - 1, self.remat, 2, methods)(**common, **third)
         self.joint_last = JointBlock(**common, **third, last=True, text_last=not self.single_text)
         if self.audio_blocks:
             block = AudioBlock if self.single_style == "sequential" else ParallelBlock
-            self.single = stacked(block, self.audio_blocks, self.remat, inputs=2)(**common)
+            methods = {"vectors": (False,), "update": (True, False)}
+            self.single = stacked(block, self.audio_blocks, self.remat, 2, methods)(**common)
         self.output = OutputLayer(self.latent_channels * self.patch * (2 if self.input_gain else 1), self.dtype)
 
     def __call__(
@@ -180,8 +186,76 @@ class DiT(nn.Module):
             condition = condition.astype(self.dtype)
         return Context(self.caption(text, text_mask), pooled, condition, downsample)
 
+    def run_down(self, context: Context, frames: int) -> Context:
+        """The context after an isolated third stream has run through all joint blocks, for x of `frames` frames.
+
+        It holds the stream's keys and values, {"joint": two arrays [L, B, F, H, head_dim], "joint_last": two [B, F, H,
+        head_dim]}, instead of the stream. Without a third stream, or where it hears the audio, nothing changes.
+        """
+        if context.down is None or not self.isolated:
+            return context
+        down, table, keys_values = context.down, self._tables(frames, context)["down"], {}
+        if self.joint_blocks > 1:
+            down, keys_values["joint"] = self.joint.isolated_down(down, table)
+        _, keys_values["joint_last"] = self.joint_last.isolated_down(down, table)
+        return context._replace(down=None, down_keys_values=keys_values)
+
+    def modulations(self, c_noise: jax.Array, context: Context) -> dict[str, Any]:
+        """Modulation vectors of all blocks at many noise levels, one product a layer.
+
+        Args:
+          c_noise: [S].
+          context: only its pooled text counts.
+
+        Returns:
+          {"joint": {"text", "audio": [S, L, P, 6 D]}, "joint_last": the same without L, "single": [S, L, P, ...],
+          "output": [S, P, 2 D]}, L stacked blocks; P is 1 without pooled text, else the batch. Entry s of every array
+          is what `predict_modulated` takes.
+        """
+        y = self.noise_level(c_noise)[:, None]
+        vectors = self._vectors(nn.silu(y if context.pooled is None else y + context.pooled))
+        stacks = {name: jax.tree.map(lambda v: jnp.moveaxis(v, 0, 1), vectors[name])
+                  for name in ("joint", "single") if name in vectors}  # fmt: skip
+        return {**vectors, **stacks}
+
     def predict(self, x: jax.Array, c_noise: jax.Array, context: Context) -> jax.Array:
         """F [B, T, C] float32 from a prepared context; see `__call__`."""
+        y = self.noise_level(c_noise)
+        y = nn.silu(y if context.pooled is None else y + context.pooled)
+        if context.down_keys_values is not None:
+            return self.predict_modulated(x, self._vectors(y), context)
+
+        def block(name: str, carry: Any, tables: Any) -> tuple:
+            return getattr(self, name)(carry, y, tables)
+
+        return self._predict(x, context, block, lambda audio: self.output(audio, y))
+
+    def predict_modulated(self, x: jax.Array, modulation: dict[str, Any], context: Context) -> jax.Array:
+        """`predict` at a noise level whose modulation vectors are known: an entry of `modulations`."""
+        down = context.down_keys_values or {}
+
+        def block(name: str, carry: Any, tables: Any) -> tuple:
+            given = {**modulation[name], "down": down[name]} if name in down else modulation[name]
+            return getattr(self, name).update(carry, given, tables)
+
+        return self._predict(x, context, block, lambda audio: self.output.update(audio, modulation["output"]))
+
+    def _vectors(self, y: jax.Array) -> dict[str, Any]:
+        vectors = {"joint_last": self.joint_last.vectors(None, y)[1], "output": self.output.vectors(y)}
+        if self.joint_blocks > 1:
+            vectors["joint"] = self.joint.vectors(None, y)[1]
+        if self.audio_blocks:
+            vectors["single"] = self.single.vectors(None, y)[1]
+        return vectors
+
+    def _predict(
+        self,
+        x: jax.Array,
+        context: Context,
+        block: Callable[[str, Any, Any], tuple],
+        output: Callable[[jax.Array], jax.Array],
+    ) -> jax.Array:
+        """The network, its blocks run by `block(name, carry, tables) -> (carry, None)`, its last layer by `output`."""
         batch, frames, channels = x.shape
         if channels != self.latent_channels or frames % self.patch:
             raise ValueError(
@@ -189,8 +263,6 @@ class DiT(nn.Module):
                 f"a multiple of {self.patch} frames"
             )
         count = frames // self.patch
-        y = self.noise_level(c_noise)
-        y = nn.silu(y if context.pooled is None else y + context.pooled)
         grouped = x.reshape(batch, count, self.patch * channels)
         audio = self.audio_in(jnp.concatenate([grouped, jnp.abs(grouped)], axis=-1) if self.magnitude_input else grouped)
         if self.registers:
@@ -201,15 +273,15 @@ class DiT(nn.Module):
         if context.down is not None:
             carry["down"] = context.down
         if self.joint_blocks > 1:
-            carry, _ = self.joint(carry, y, tables)
-        carry, _ = self.joint_last(carry, y, tables)
+            carry, _ = block("joint", carry, tables)
+        carry, _ = block("joint_last", carry, tables)
         audio, table, tokens = carry["audio"], tables["audio"], self.registers + count
         if self.audio_blocks:
             if self.single_text:
                 audio = jnp.concatenate([audio, carry["text"]], axis=1)
                 table = jnp.concatenate([table, self._table(frames + np.arange(self.text_tokens))])
-            audio, _ = self.single(audio, y, table)
-        out = self.output(audio[:, self.registers : tokens], y)
+            audio, _ = block("single", audio, table)
+        out = output(audio[:, self.registers : tokens])
         out = out.astype(jnp.promote_types(out.dtype, jnp.float32))
         if self.input_gain:
             out, gain = jnp.split(out, 2, axis=-1)

@@ -6,6 +6,7 @@ The un-modulated block is the one of the latent encoder g_psi (S-PRESSO 3.3); th
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -48,7 +49,13 @@ def _gelu_backward(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
-def stacked(block: type[nn.Module], length: int, remat: bool = False, inputs: int = 1) -> Any:
+def stacked(
+    block: type[nn.Module],
+    length: int,
+    remat: bool = False,
+    inputs: int = 1,
+    methods: Mapping[str, tuple[bool, ...]] | None = None,
+) -> Any:
     """`length` copies of a block `(carry, *inputs) -> (carry, None)` as one module, parameters stacked on axis 0.
 
     A scan, so that the block is compiled once; on the CPU backend the scan is unrolled, because gradients through XLA's
@@ -58,16 +65,22 @@ def stacked(block: type[nn.Module], length: int, remat: bool = False, inputs: in
       block: module class.
       remat: recompute the block in the backward pass.
       inputs: number of arguments after the carry, the same for every copy.
+      methods: other methods `(carry, *arguments) -> (carry, outputs)` that run over the copies: name -> for each
+        argument whether every copy has its own, on axis 0. They are never recomputed; outputs are stacked on axis 0.
     """
     body = nn.remat(block, prevent_cse=False) if remat else block
-    return nn.scan(
-        body,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=(nn.broadcast,) * inputs,
-        length=length,
-        unroll=length if jax.default_backend() == "cpu" and not remat else 1,
-    )
+
+    def options(own: tuple[bool, ...], unrolled: bool) -> dict[str, Any]:
+        return dict(
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=tuple(0 if each else nn.broadcast for each in own),
+            length=length,
+            unroll=length if jax.default_backend() == "cpu" and unrolled else 1,
+        )
+
+    others = {name: options(own, unrolled=True) for name, own in (methods or {}).items()}
+    return nn.scan(body, methods={"__call__": options((False,) * inputs, unrolled=not remat), **others})
 
 
 class HeadNorm(nn.Module):
