@@ -82,6 +82,10 @@ class Tokenizer:
             row[: len(tokens)] = tokens
         return ids, ids != PAD
 
+    def count(self, caption: str) -> int:
+        """Tokens of a caption that is not cut, `<s>` and `</s>` included."""
+        return len(self._engine.encode(_clean(caption), add_special_tokens=False).ids) + 2
+
     def decode(self, ids: Iterable[int]) -> str:
         """The caption that the ids stand for, special tokens left out."""
         return self._engine.decode([int(i) for i in ids], skip_special_tokens=True)

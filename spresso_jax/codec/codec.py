@@ -19,16 +19,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from spresso_jax.checkpoints.fingerprint import check_identity, model_id
 from spresso_jax.checkpoints.weights import Model, ModelFolderError, load_facts, load_model
 from spresso_jax.codec import signal
 from spresso_jax.codec.bitstream import SAMPLE_RATES, EncodedAudio, Header, samples_at_48_khz, samples_of_frames
+from spresso_jax.codec.captions import Captions, Text
 from spresso_jax.codec.completeness import CODEC_NETWORKS, check_up_to_date
 from spresso_jax.codec.latent_codec import LatentCodec
-from spresso_jax.codec.programs import SAMPLERS, Context, Programs
+from spresso_jax.codec.latent_sampler import Settings
+from spresso_jax.codec.programs import Programs
 from spresso_jax.codec.windows import Windows, bucket
 from spresso_jax.shapes import CLIP_FRAMES, HOP, SAMPLE_RATE, frames_of
 
@@ -59,13 +60,12 @@ class Codec:
         self.facts = dict(model.facts)
         check_up_to_date(self.facts)
         self._folder = model.folder
-        self._clap = model.networks.get("clap")
         self.latent_codec = LatentCodec(model)
         self._programs = Programs(model.networks, window_batch)
         self._read_operating_point(self.facts.get("operating_point") or {})
         self.model_id = model_id(self.facts)
         self._embedding_channels = self._programs.modules["latent_encoder"].embedding_channels
-        self._last_caption: tuple[str | None, Context] = (None, self._programs.null_context())
+        self._captions = Captions(model, self._programs.modules["dit"])
 
     @classmethod
     def load(cls, folder: str | Path = DEFAULT_MODEL, window_batch: int | None = None) -> Codec:
@@ -128,6 +128,7 @@ class Codec:
         caption: str | None = None,
         codebooks: int | None = None,
         sampler: str = "heun",
+        guidance: float = 1.0,
     ) -> np.ndarray:
         """A sound from its codes.
 
@@ -139,6 +140,8 @@ class Codec:
           caption: words that guide the decoder, or None (the paper's bitrates count no text).
           codebooks: use only the first few of the codes that were sent.
           sampler: "heun" (two network calls a step), "euler" or "dpm_solver_pp_2m" (one).
+          guidance: how far to follow the caption; 1 is no guidance, above 1 goes further away from what the same codes
+            give without a caption, at twice the work.
 
         Returns:
           float32 [S, C] at the original rate, exactly as long as the original; [V, S, C] for V > 1 variations.
@@ -163,6 +166,7 @@ class Codec:
             variations=variations,
             caption=caption,
             sampler=sampler,
+            guidance=guidance,
         )
 
     def embed(self, audio: np.ndarray, sample_rate: int, mid_side: bool = False) -> np.ndarray:
@@ -185,6 +189,7 @@ class Codec:
         variations: int = 1,
         caption: str | None = None,
         sampler: str = "heun",
+        guidance: float = 1.0,
     ) -> np.ndarray:
         """A sound from embeddings, continuous or quantized.
 
@@ -193,7 +198,7 @@ class Codec:
           samples: true length at `sample_rate`; None means F whole compressed frames.
           sample_rate: rate of the result.
           mid_side: the first two channels are mid and side.
-          seed, steps, variations, caption, sampler: as in `decode`.
+          seed, steps, variations, caption, sampler, guidance: as in `decode`.
 
         Returns:
           as `decode`.
@@ -213,21 +218,29 @@ class Codec:
         at_48 = samples_at_48_khz(samples, sample_rate)
         if -(-frames_of(at_48) // self.windows.downsample) != z.shape[1]:
             raise ValueError(f"{z.shape[1]} embeddings do not belong to {samples} samples at {sample_rate} Hz")
-        if sampler not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed must be within 0..{2**32 - 1}, got {seed}")
-        if steps < 2 or variations < 1:
-            raise ValueError(f"need at least 2 steps and 1 variation, got {steps} and {variations}")
-        context = self._context(caption)
-        sounds = []
-        for variation in range(variations):
-            # Every channel starts from the same noise: equal channels stay equal, and a stereo image does not blur.
-            key = jax.random.fold_in(jax.random.key(np.uint32(seed)), variation)
-            latents = (self._latent(channel, at_48, key, context, steps, sampler) for channel in z)
-            channels = [self.latent_codec.channel_audio(latent, at_48) for latent in latents]
-            sounds.append(signal.from_coded_channels(channels, mid_side, samples, sample_rate))
+        settings = Settings(seed, steps, sampler, guidance)
+        settings.check()
+        if variations < 1:
+            raise ValueError(f"need at least 1 variation, got {variations}")
+        self.check_caption(caption, guidance)
+        # Every channel starts from the same noise: equal channels stay equal, and a stereo image does not blur.
+        channels = [self._draws(channel, at_48, self._captions.read(caption), settings, variations) for channel in z]
+        sounds = [
+            signal.from_coded_channels([draws[variation] for draws in channels], mid_side, samples, sample_rate)
+            for variation in range(variations)
+        ]
         return sounds[0] if variations == 1 else np.stack(sounds)
+
+    def check_caption(self, caption: str | None, guidance: float = 1.0) -> None:
+        """Refuses a caption that this model cannot read whole, before any work.
+
+        Raises:
+          ValueError: for an empty or too long caption, a model without a text tower, or guidance without a caption.
+        """
+        if caption is not None:
+            self._captions.check(caption)
+        elif guidance != 1.0:
+            raise ValueError(f"guidance {guidance:g} leads towards a caption, and there is none: give one, or guidance 1")
 
     def reconstruct_audio_ae(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
         """What the AudioAE alone makes of a sound: the bound on what any code could give. [S, C] like the input."""
@@ -287,26 +300,11 @@ class Codec:
         pieces = [self._programs.embedding(latents[start : start + CLIP_FRAMES]) for start in starts]
         return np.concatenate(pieces)[: -(-frames // windows.downsample)]
 
-    def _latent(
-        self, z: np.ndarray, samples: int, key: jax.Array, context: Context, steps: int, sampler: str
-    ) -> np.ndarray:
-        """Draws the standardised latent [frames, C] of one channel."""
+    def _draws(self, z: np.ndarray, samples: int, text: Text, settings: Settings, count: int) -> list[np.ndarray]:
+        """Audio [samples] at 48 kHz of `count` draws of one channel."""
         used = self.windows.count(frames_of(samples))
         conditions = self.windows.conditions(z, self.silence_embedding, bucket(used))
-        return self._programs.sample(
-            conditions, used, self.windows, context, key, steps=steps, sampler=sampler,
-            sigma_data=self.latent_codec.sigma_data,
-        )  # fmt: skip
-
-    def _context(self, caption: str | None) -> Context:
-        if caption is None:
-            return self._programs.null_context()
-        if self._last_caption[0] != caption:
-            tokenizer = self.facts.get("tokenizer")
-            stored = self._folder is not None and "clap.safetensors" in self.facts.get("fingerprints", {})
-            if self._clap is None and stored:
-                self._clap = load_model(self._folder, only=["clap"]).networks["clap"]
-            if not tokenizer or self._clap is None:
-                raise ValueError(f"{self.name} has no text tower and tokenizer: decode without a caption")
-            self._last_caption = (caption, self._programs.caption_context(caption, self._clap, tokenizer))
-        return self._last_caption[1]
+        latents = self._programs.sampler.draw(
+            text, settings, self.windows, used, count, self.latent_codec.sigma_data, conditions, self._captions.null()
+        )
+        return self.latent_codec.drawn_audio(latents, self.windows.frames(used), samples)

@@ -236,6 +236,22 @@ class LatentCodec:
         decode = partial(self._decode_chunk, self._params, self._statistics, self.sigma_data)
         return map_chunks(decode, latent, 1, HOP, self._halo)[:samples, 0]
 
+    def drawn_audio(self, latents: Sequence[jax.Array], frames: int, samples: int) -> list[np.ndarray]:
+        """Audio [samples] at 48 kHz of several latents that lie on the device.
+
+        Clips are decoded there and fetched in one transfer; the latents of longer sounds are fetched in one, and decoded
+        in chunks, so that memory stays bounded.
+
+        Args:
+          latents: [1, at least `frames`, C] each.
+          frames: that count, at least `CLIP_FRAMES`.
+          samples: of every sound.
+        """
+        if frames > CLIP_FRAMES:
+            return [self.channel_audio(latent[0, :frames], samples) for latent in jax.device_get(list(latents))]
+        audio = [self._decode_chunk(self._params, self._statistics, self.sigma_data, latent) for latent in latents]
+        return [clip[0, :samples, 0] for clip in jax.device_get(audio)]
+
     @cached_property
     def _silence(self) -> np.ndarray:
         """Standardised latent [C] of silence, far from any edge."""

@@ -119,40 +119,54 @@ def start_noise(key: jax.Array, windows: Windows, count: int, channels: int) -> 
     return draw(jnp.arange(stretches)).reshape(1, -1, channels)[:, :total]
 
 
-def join(evaluate: Evaluate, x: jax.Array, used: jax.Array, windows: Windows, size: int, batch: int) -> jax.Array:
-    """Denoised estimate of a whole sound from estimates of its windows, cross-faded where they overlap.
+def join(
+    evaluate: Evaluate,
+    x: jax.Array,
+    used: jax.Array,
+    windows: Windows,
+    size: int,
+    batch: int,
+    sounds: jax.Array | int = 1,
+) -> jax.Array:
+    """Denoised estimates of whole sounds from estimates of their windows, cross-faded where they overlap.
+
+    Every call evaluates `batch` windows, sound by sound, so that what a window gives does not depend on how many sounds
+    there are.
 
     Args:
-      evaluate: (noised windows [batch, 500, C], their indices [batch]) -> denoised windows.
-      x: noised latent [1, windows.frames(size), C].
-      used: number of windows that are needed, at most `size`; no others are evaluated, so that the rounding up to a
+      evaluate: (noised windows [batch, 500, C], their indices within the sound [batch]) -> denoised windows.
+      x: noised latents [V, windows.frames(size), C].
+      used: number of windows that a sound needs, at most `size`; no others are evaluated, so that the rounding up to a
         bucket costs memory but no time. May be traced.
       windows: the cut.
-      size: static number of windows that x holds.
-      batch: windows a call; must divide `size`.
+      size: static number of windows that a sound in x holds.
+      batch: windows a call; must divide V * size.
+      sounds: number of sounds that are needed, at most V. May be traced.
 
     Returns:
-      [1, windows.frames(size), C]; zero beyond the last used window.
+      [V, windows.frames(size), C]; zero beyond the last used window, and for sounds that are not needed (unless all V
+      fit into one call).
     """
-    if size == 1:
-        return evaluate(x, jnp.zeros(1, jnp.int32))
-    fade = jnp.asarray(windows.fade())[:, None]
+    if size == 1 and batch == len(x):
+        return evaluate(x, jnp.zeros(batch, jnp.int32))
+    fade = jnp.asarray(windows.fade() if size > 1 else np.ones(CLIP_FRAMES, np.float32))[:, None]
 
     def one_batch(i: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         total, weights = sums
-        indices = i * batch + jnp.arange(batch)
+        rows = i * batch + jnp.arange(batch)
+        which, indices = jnp.minimum(rows // used, len(x) - 1), rows % used
         starts = indices * windows.stride
-        noised = jax.vmap(lambda start: jax.lax.dynamic_slice_in_dim(x[0], start, CLIP_FRAMES))(starts)
+        noised = jax.vmap(lambda sound, start: jax.lax.dynamic_slice_in_dim(x[sound], start, CLIP_FRAMES))(which, starts)
         denoised = evaluate(noised, indices)
         for row in range(batch):
-            share = jnp.where(indices[row] < used, fade, 0.0)
-            total = _add(total, share * denoised[row], starts[row])
-            weights = _add(weights, share, starts[row])
+            share = jnp.where(rows[row] < used * sounds, fade, 0.0)
+            total = _add(total, share * denoised[row], which[row], starts[row])
+            weights = _add(weights, share, which[row], starts[row])
         return total, weights
 
-    sums = jnp.zeros_like(x[0]), jnp.zeros((x.shape[1], 1), x.dtype)
-    total, weights = jax.lax.fori_loop(0, -(-used // batch), one_batch, sums)
-    return (total / jnp.where(weights > 0, weights, 1.0))[None]
+    sums = jnp.zeros_like(x), jnp.zeros((*x.shape[:2], 1), x.dtype)
+    total, weights = jax.lax.fori_loop(0, -(-used * sounds // batch), one_batch, sums)
+    return total / jnp.where(weights > 0, weights, 1.0)
 
 
 def map_chunks(
@@ -200,6 +214,8 @@ def _rows(x: np.ndarray, start: int, count: int) -> np.ndarray:
     return piece if len(piece) == count else np.pad(piece, ((0, count - len(piece)), (0, 0)))
 
 
-def _add(total: jax.Array, piece: jax.Array, start: jax.Array) -> jax.Array:
-    before = jax.lax.dynamic_slice_in_dim(total, start, len(piece))
-    return jax.lax.dynamic_update_slice_in_dim(total, before + piece, start, axis=0)
+def _add(total: jax.Array, piece: jax.Array, sound: jax.Array, start: jax.Array) -> jax.Array:
+    """Adds piece [L, C] to rows start..start + L of one sound of total [V, T, C]."""
+    corner = (sound, start, 0)
+    before = jax.lax.dynamic_slice(total, corner, (1, *piece.shape))
+    return jax.lax.dynamic_update_slice(total, before + piece[None], corner)
