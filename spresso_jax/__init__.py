@@ -17,10 +17,11 @@ from __future__ import annotations
 import importlib
 
 __version__ = "0.1.0"
-__all__ = ("Codec", "LatentCodec", "__version__", "load_model", "read_audio", "write_audio")
+__all__ = ("Codec", "Generator", "LatentCodec", "__version__", "load_model", "read_audio", "write_audio")
 
 _HOMES = {
     "Codec": "spresso_jax.codec.codec",
+    "Generator": "spresso_jax.codec.generator",
     "LatentCodec": "spresso_jax.codec.latent_codec",
     "load_model": "spresso_jax.checkpoints.weights",
     "read_audio": "data_pipeline.audio_files",

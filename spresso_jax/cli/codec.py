@@ -95,6 +95,9 @@ def decode(
     caption: Annotated[str | None, typer.Option(help="Words that guide the decoder.")] = None,
     codebooks: Annotated[int | None, typer.Option(min=1, help="Use only the first of the codebooks sent.")] = None,
     sampler: Annotated[str, typer.Option(help="heun, euler or dpm_solver_pp_2m.")] = "heun",
+    guidance: Annotated[
+        float, typer.Option(min=0.0, help="Above 1: follow the caption further, at twice the work.")
+    ] = 1.0,
     force: _Force = False,
 ) -> None:
     """Turns .spresso files, embeddings or latents into sounds of the original rate, channels and length."""
@@ -106,6 +109,8 @@ def decode(
                 raise ValueError(f"{target}: cannot write the suffix {target.suffix!r}: use {known}")
         check_targets([path for _, target in jobs for path in _variation_paths(target, variations)], force)
         codec = _load_decoder(model)
+        if not _is_latent_codec(codec):
+            codec.check_caption(caption, guidance)
 
     def work(path: Path, target: Path) -> tuple[float, str]:
         """Seconds of sound, and what to tell."""
@@ -114,15 +119,17 @@ def decode(
         from spresso_jax.codec.embedding_file import LATENT, EmbeddedAudio
 
         drawn = f", seed {seed}" + (f", {variations} variations" if variations > 1 else "")
-        settings = dict(seed=seed, steps=steps, variations=variations, caption=caption, sampler=sampler)
+        settings = dict(
+            seed=seed, steps=steps, variations=variations, caption=caption, sampler=sampler, guidance=guidance
+        )
         if path.suffix.lower() == EMBEDDING_SUFFIX:
             if codebooks is not None:
                 raise ValueError("continuous embeddings have no codebooks: leave --codebooks out")
             embedded = EmbeddedAudio.load(path)
             rate, length, mid_side = embedded.sample_rate, embedded.samples, embedded.mid_side
             if embedded.kind == LATENT:
-                if variations > 1 or caption is not None:
-                    raise ValueError("latents decode to one sound: leave --variations and --caption out")
+                if variations > 1 or caption is not None or guidance != 1.0:
+                    raise ValueError("latents decode to one sound: leave --variations, --caption and --guidance out")
                 autoencoder = codec if _is_latent_codec(codec) else codec.latent_codec
                 autoencoder.check_latent_id(embedded.model_id)
                 audio, drawn = autoencoder.decode(embedded.z, length, rate, mid_side), ""

@@ -36,11 +36,11 @@ def options(
 
 
 def _register() -> None:
-    from spresso_jax.cli import codec, data, demo, ema, evaluate, export, imports, train
+    from spresso_jax.cli import codec, data, demo, ema, evaluate, export, generate, imports, train
 
     app.add_typer(data.data_app, name="data")
     app.add_typer(imports.import_app, name="import")
-    for group in (train, ema, codec, evaluate, export, demo):
+    for group in (train, ema, codec, generate, evaluate, export, demo):
         group.register(app)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from spresso_jax.checkpoints.weights import ModelFolderError, Network, check_shapes
-from spresso_jax.nn.lora import merge
+from spresso_jax.nn.lora import LEAVES, merge
 from spresso_jax.shapes import CLIP_FRAMES, EMBEDDING_CHANNELS, HOP
 
 CLASSES = {
@@ -86,6 +87,23 @@ def prepared(name: str, network: Network, on_cpu: bool) -> tuple[Any, Any]:
     if changes:
         module = build(name, Network({**network.config, **changes}, {}, network.class_name))
     return module, jax.device_put(params)
+
+
+def without_decoder_parts(dit: Network) -> Network:
+    """The text-to-audio DiT inside a codec's: without the third stream and the adapters, which only added to it.
+
+    Adapters that were folded into their kernels before the model was saved cannot be taken out; they stay.
+    """
+
+    def kept(tree: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: kept(value) if isinstance(value, Mapping) else value
+            for name, value in tree.items()
+            if name not in (*LEAVES, "down", "down_bias")
+        }
+
+    changes = {"third_stream": False, "down_bias_init": None, "lora_rank": 0}
+    return Network({**dit.config, **changes}, kept(dit.params), dit.class_name)
 
 
 def _init(name: str, module: Any, key: jax.Array) -> Any:
