@@ -28,7 +28,9 @@ def test_help_and_import_load_nothing_heavy():
 
 def test_help_lists_every_command():
     shown = run("--help").output
-    for command in ("train", "encode", "decode", "info", "ema", "evaluate", "report", "export", "demo", "data", "import"):
+    for command in (
+        "train", "encode", "decode", "generate", "info", "ema", "evaluate", "report", "export", "demo", "data", "import",
+    ):  # fmt: skip
         assert command in shown
     assert run("--version").output.startswith("spresso_jax 0.")
 

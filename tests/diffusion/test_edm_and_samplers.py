@@ -95,3 +95,20 @@ def test_first_average_copies_and_unreachable_lengths_are_refused():
         ema.exponent(0.3)
     with pytest.raises(ValueError, match="no snapshot"):
         ema.posthoc_coefficients([10.0], [7.0], 5.0, 7.0)
+
+
+@pytest.mark.parametrize("method", [heun, euler, dpm_solver_pp_2m])
+def test_every_noise_level_is_given_its_own_entry(method):
+    grid, noise = sigma_grid(6), jax.random.normal(jax.random.key(0), (2, 3))
+
+    def told(levels):
+        return method(lambda x, sigma, entry: shrink(x, entry["sigma"]), noise, grid, entries={"sigma": levels})
+
+    levels = jnp.asarray(grid[:-1], jnp.float32)
+    np.testing.assert_allclose(told(levels), method(shrink, noise, grid), rtol=1e-6)
+    assert float(jnp.abs(told(2 * levels) - told(levels)).max()) > 1e-6
+
+
+def test_entries_and_churn_exclude_each_other():
+    with pytest.raises(ValueError, match="churn raises the noise levels"):
+        heun(shrink, jnp.zeros(2), sigma_grid(3), Churn(1.0), lambda i: jnp.zeros(2), entries=jnp.zeros(3))
