@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Captions:
         stored = self._folder is not None and "clap.safetensors" in self._facts.get("fingerprints", {})
         if not self._facts.get("tokenizer") or (self._clap is None and not stored):
             raise ValueError(f"{self._name} has no text tower and tokenizer, so it runs without a caption only")
-        count = self._tokenizer().count(caption)
+        count = self._tokenizer.count(caption)
         if count > self.tokens:
             raise ValueError(
                 f"the caption has {count} tokens and {self._name} reads {self.tokens} at most, start and end included:"
@@ -78,12 +79,13 @@ class Captions:
         if self._clap is None:
             self._clap = load_model(self._folder, only=["clap"]).networks["clap"]
         module, params = prepared("clap", self._clap, jax.default_backend() == "cpu")
-        tokens, mask = self._tokenizer().encode(caption, self.tokens)
+        tokens, mask = self._tokenizer.encode(caption, self.tokens)
         encode = jax.jit(lambda p, ids, valid: module.apply({"params": p}, ids, valid, method="encode_text"))
         states, pooled = encode(params, tokens[None], mask[None])
         pooled = pooled if self._dit.pooled_text_width else None
         return states.astype(jnp.float32), jnp.asarray(mask[None]), pooled
 
+    @cached_property
     def _tokenizer(self) -> Any:
         from spresso_jax.clap.tokenizer import Tokenizer
 

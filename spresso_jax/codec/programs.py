@@ -11,14 +11,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from spresso_jax.checkpoints.weights import ModelFolderError, Network
 from spresso_jax.codec.completeness import CODEC_NETWORKS
 from spresso_jax.codec.latent_sampler import LatentSampler
 from spresso_jax.codec.networks import prepared
+from spresso_jax.codec.windows import bucket
 from spresso_jax.quantizer import assign
+
+# Rows of the shortest program that turns codes into embeddings: more than one clip of 5 s at 25 Hz.
+LEAST_ROWS = 128
 
 NETWORKS = tuple(name for name in CODEC_NETWORKS if name != "audio_ae")
 
@@ -59,8 +62,11 @@ class Programs:
         return np.asarray(assign.encode(self.modules["quantizer"], self._params["quantizer"], z, codebooks))
 
     def quantized(self, codes: np.ndarray) -> np.ndarray:
-        """Codes [..., m] -> embeddings z_q [..., 64] in the units of z."""
-        return np.asarray(self.modules["quantizer"].decode(self._params["quantizer"], jnp.asarray(codes)))
+        """Codes [..., m] -> embeddings z_q [..., 64] in the units of z; a power of two of rows, so that few sizes compile."""
+        rows = np.reshape(codes, (-1, codes.shape[-1]))
+        padded = np.pad(rows, ((0, max(LEAST_ROWS, bucket(len(rows))) - len(rows)), (0, 0)))
+        z = np.asarray(self.modules["quantizer"].decode(self._params["quantizer"], padded))
+        return z[: len(rows)].reshape(*codes.shape[:-1], -1)
 
     def _embed_window_program(self, params: Any, latent: jax.Array) -> jax.Array:
         return self.modules["latent_encoder"].apply({"params": params}, latent)
