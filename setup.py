@@ -14,9 +14,10 @@ class BuildWithExperiments(build_py):
         super().run()
         if not self.editable_mode:
             target = Path(self.build_lib) / "spresso_jax" / "experiments"
-            target.mkdir(parents=True, exist_ok=True)
-            for path in sorted(Path("experiments").glob("*.py")):
-                shutil.copy(path, target / path.name)
+            for path in sorted(Path("experiments").rglob("*.py")):
+                copy = target / path.relative_to("experiments")
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, copy)
 
 
 ROOT = Path(__file__).resolve().parent

@@ -2,7 +2,7 @@
 
 An experiment is a Python file with `get_config(preset) -> ConfigDict`; it holds data, not code. `blocks` and `rates` are
 the two files there that the others share; they are reached as `spresso_jax.configuration.blocks` and `.rates`, wherever
-the package is installed.
+the package is installed. A sweep is a file of `experiments/sweeps` with `get_sweep(preset) -> dict`.
 """
 
 from __future__ import annotations
@@ -73,6 +73,31 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> Any:
     assert isinstance(config, ConfigDict)
     config.lock()
     return apply_overrides(config, overrides)
+
+
+def load_sweep(spec: str) -> dict[str, Any]:
+    """The fields of a sweep file: `sweeps/grid.py` says what they mean.
+
+    Args:
+      spec: short name of a file of `experiments/sweeps` or a path, with an optional preset: "encoder_depth:small".
+
+    Raises:
+      ConfigError: if the file or the preset is wrong.
+    """
+    name, _, preset = spec.partition(":")
+    folder, path = experiments_folder() / "sweeps", Path(name)
+    if path.suffix != ".py":
+        path = folder / f"{name}.py"
+    if not path.is_file():
+        known = sorted(p.stem for p in folder.glob("*.py"))
+        raise ConfigError(f"no sweep {name!r}{_suggest(name, known)}; sweeps: {', '.join(known)}")
+    module = _load_module(path)
+    if not hasattr(module, "get_sweep"):
+        raise ConfigError(f"{path}: has no get_sweep(preset); experiments/sweeps/encoder_depth.py shows one")
+    try:
+        return dict(module.get_sweep(preset or None))
+    except ValueError as error:
+        raise ConfigError(f"{spec}: {error}") from error
 
 
 def apply_overrides(config: Any, overrides: Iterable[str]) -> Any:

@@ -19,6 +19,7 @@ ALLOWED = {
     "checkpoints": (),
     "observe": (),
     "train": ("checkpoints", "observe"),
+    "sweeps": ("observe",),
     "extract": (*LEAVES, *MODELS, "diffusion_autoencoder"),
     "stages": (*LEAVES, *MODELS, "diffusion_autoencoder", "train", "evaluate"),
     "codec": (*LEAVES, *MODELS, "diffusion_autoencoder", "checkpoints"),

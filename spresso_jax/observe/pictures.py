@@ -202,6 +202,7 @@ def band_curves_png(
     x_label: str = "",
     y_label: str = "",
     log_x: bool = True,
+    bars: bool = False,
     width: int = 420,
     height: int = 270,
     palette: Palette = LIGHT,
@@ -210,15 +211,21 @@ def band_curves_png(
 
     Args:
       curves: name -> list of (x, value, low, high), rising in x; low and high may be nan.
+      bars: an interval is a bar at its point, not a band: for few points, with nothing known between them.
     """
     figure, axes = _axes(width, height, palette, title)
     for index, (name, points) in enumerate(curves.items()):
         x, value, low, high = (np.array(column, np.float64) for column in zip(*points, strict=True))
         colour = COLOURS[index % len(COLOURS)]
-        axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+        if bars:
+            axes.vlines(x, low, high, color=colour, linewidth=1.4, alpha=0.7)
+        else:
+            axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
         axes.plot(x, value, color=colour, linewidth=1.8, marker="o", markersize=4, label=name)
     if log_x:
         _log_axis(axes, curves)
+    elif bars:
+        axes.set_xticks(sorted({point[0] for points in curves.values() for point in points}))
     axes.set_xlabel(x_label, color=palette.text, fontsize=9)
     axes.set_ylabel(y_label, color=palette.text, fontsize=9)
     if any(curves):
