@@ -95,6 +95,21 @@ def build_tiny_model(
     return save_model(folder, tiny_networks(downsample, codebooks, bits, seed), complete, dtype, overwrite)
 
 
+def build_tiny_text_to_audio(folder: str | Path, seed: int = 0) -> Path:
+    """Writes what the stage diffusion_ae starts from: AudioAE, CLAP and a DiT without third stream or adapters."""
+    from spresso_jax.checkpoints.trees import flatten, unflatten
+    from spresso_jax.checkpoints.weights import load_model
+
+    whole = load_model(build_tiny_model(folder, seed=seed, facts={"text_tokens": 16}))
+    dit = whole.networks["dit"]
+    plain = Network({**dit.config, "third_stream": False, "lora_rank": 0}, {}, dit.class_name)
+    have, wanted = flatten(dit.params), flatten(parameter_shapes("dit", build("dit", plain)))
+    networks = {name: whole.networks[name] for name in ("audio_ae", "clap")}
+    networks["dit"] = Network(plain.config, unflatten({path: have[path] for path in wanted}), dit.class_name)
+    facts = {k: v for k, v in whole.facts.items() if k not in ("embedding_statistics", "silence_embedding")}
+    return save_model(folder, networks, facts, overwrite=True)
+
+
 def _random(leaf: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     values = rng.normal(size=shape)
     if leaf in ("scale", "data_std", "var") or leaf.endswith("_gain"):
