@@ -72,7 +72,7 @@ def test_the_papers_sizes_cost_what_the_published_arithmetic_says():
 
 
 def test_the_cost_of_a_stage_comes_from_shapes_alone():
-    upstream = {"net": {"kernel": spec(4, 1)}, "ears": {"kernel": spec(100, 100)}}
+    upstream = {"net": {"kernel": spec(4, 1)}, "ears": {"window": spec(100, 100)}}
     for stage in (regression(), regression(upstream=upstream)):
         cost = stage_cost(stage)
         assert (cost.parameters, cost.trained) == (5, 4)
