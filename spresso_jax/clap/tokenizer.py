@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -134,6 +135,33 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int) -> Tokenizer:
     engine.train_from_iterator(sorted(_clean(caption) for caption in captions), trainer)
     # A compact form with sorted keys: the string is fingerprinted and stored inside model.json.
     return Tokenizer.from_json(json.dumps(json.loads(engine.to_str()), sort_keys=True, separators=(",", ":")))
+
+
+def read_bpe(vocabulary: str | Path, merges: str | Path) -> Tokenizer:
+    """Byte-level BPE of two published files, `vocab.json` and `merges.txt` (roberta); text is taken as it is.
+
+    Raises:
+      ValueError: if a file is missing or no such list, or the special tokens are not `<s>` 0, `<pad>` 1, `</s>` 2.
+      ImportError: if the `tokenizers` package is missing.
+    """
+    package = _package()
+    for path in (vocabulary, merges):
+        if not Path(path).is_file():
+            raise ValueError(f"{path}: no such file; a byte-level BPE consists of vocab.json and merges.txt")
+    try:
+        engine = package.Tokenizer(package.models.BPE.from_file(str(vocabulary), str(merges)))
+    except Exception as error:  # the package raises bare Exception for a malformed file
+        raise ValueError(f"{vocabulary} and {merges} cannot be read as a byte-level BPE: {error}") from error
+    engine.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.decoder = package.decoders.ByteLevel()
+    return Tokenizer.from_json(json.dumps(json.loads(engine.to_str()), sort_keys=True, separators=(",", ":")))
+
+
+def empty_caption(length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids int32 `[length]` and mask bool `[length]` of the caption without words, `<s> </s>`; needs no tokenizer."""
+    ids = np.full(length, PAD, np.int32)
+    ids[:2] = START, END
+    return ids, ids != PAD
 
 
 def _clean(caption: str) -> str:

@@ -252,6 +252,8 @@ def _clap_space(clap: str | None, models: Sequence[str]) -> Any:
     from spresso_jax.evaluate.protocol import Space
 
     model = load_model(named, only=["clap"])
+    if clap is None and model.networks["clap"].class_name == "TextConditioner":
+        return None
     title = model.facts.get("name") or Path(named).name
     return Space("clap", f"CLAP of {title}", clap_embedding(model), similarity=True)
 

@@ -98,7 +98,7 @@ def latent_cache(path: Path, folder: Path, upstream: Any) -> Path:
 
     if upstream is None:
         raise TrainingError("this stage needs --upstream MODEL (the model folder of the stage before it)")
-    wanted = made_by(upstream, "audio_ae", "clap")
+    wanted = _latents_made_by(upstream)
     if read_meta(path).get("kind") == "arrays":
         check_fingerprint(path, wanted)
         return path
@@ -113,11 +113,19 @@ def write_latents(path: Path, target: Path, upstream: Any) -> Path:
     from spresso_jax.extract.latents import LatentExtractor
 
     extractor = LatentExtractor.of_model(upstream)
+    if extractor.tokenizer is None:
+        print(f"{path.name}: the upstream model has no tokenizer, so captions are left out (null captions only)", flush=True)
     for split in splits_of(path):
         clips = loader.ordered_clips(loader.Source(str(path), split), None)
         records = counted(extractor.records(clips), f"latents of {path.name}/{split}")
-        write_arrays(target, split, records, made_by(upstream, "audio_ae", "clap"))
+        write_arrays(target, split, records, _latents_made_by(upstream))
     return target
+
+
+def _latents_made_by(upstream: Any) -> dict[str, str]:
+    """What cached latents depend on; a model without a tokenizer leaves captions out of them."""
+    silent = {} if upstream.facts.get("tokenizer") else {"tokenizer": "none"}
+    return made_by(upstream, "audio_ae", "clap") | silent
 
 
 def is_current(target: Path, wanted: dict[str, str], splits: Any) -> bool:

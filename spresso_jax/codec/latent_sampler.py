@@ -200,7 +200,7 @@ def _hoisted(
     pooling = None if condition is None else windows.downsample
     context = dit.apply(variables, *text, condition, pooling, method="prepare")
     context = dit.apply(variables, context, CLIP_FRAMES, method="run_down")
-    c_noise = edm.precondition(jnp.asarray(sigmas[:-1], jnp.float32), sigma_data).c_noise
+    c_noise = edm.precondition(jnp.asarray(sigmas[:-1], jnp.float32), sigma_data, dit.precond).c_noise
     entries = dit.apply(variables, c_noise, context, method="modulations")
 
     def denoise(x: jax.Array, sigma: jax.Array, entry: Any, indices: jax.Array) -> jax.Array:
@@ -211,7 +211,7 @@ def _hoisted(
         def network(x_in: jax.Array, _: jax.Array) -> jax.Array:
             return dit.apply(variables, x_in, rows, told, method="predict_modulated")
 
-        return edm.denoise(network, x, sigma, sigma_data)
+        return edm.denoise(network, x, sigma, sigma_data, precond=dit.precond)
 
     return denoise, entries
 

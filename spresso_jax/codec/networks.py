@@ -21,10 +21,12 @@ CLASSES = {
     "projector": ("spresso_jax.diffusion_autoencoder.encoder", "Projector"),
     "quantizer": ("spresso_jax.quantizer.qinco", "Qinco"),
 }
+# Classes that may stand in a network's place: a text tower alone serves the DiT, though it compares no sounds.
+STAND_INS = {"clap": {"TextConditioner": "spresso_jax.clap.text_conditioner"}}
 
 
-def network_class(name: str) -> type:
-    """Class of the network called `name`, imported on demand.
+def network_class(name: str, class_name: str = "") -> type:
+    """Class of the network called `name`, imported on demand; `class_name` may name one that stands in its place.
 
     Raises:
       ModelFolderError: for an unknown name.
@@ -32,6 +34,8 @@ def network_class(name: str) -> type:
     if name not in CLASSES:
         raise ModelFolderError(f"unknown network {name!r}: a model folder may hold {', '.join(sorted(CLASSES))}")
     module, attribute = CLASSES[name]
+    if class_name in STAND_INS.get(name, {}):
+        module, attribute = STAND_INS[name][class_name], class_name
     return getattr(importlib.import_module(module), attribute)
 
 
@@ -41,7 +45,7 @@ def build(name: str, network: Network) -> Any:
     Raises:
       ModelFolderError: if the file was written for another class, or the class refuses the config.
     """
-    made = network_class(name)
+    made = network_class(name, network.class_name)
     if network.class_name and network.class_name != made.__name__:
         raise ModelFolderError(f"{name} was written by the class {network.class_name}, here it is {made.__name__}")
     try:
@@ -125,5 +129,5 @@ def _example_inputs(name: str, module: Any) -> tuple:
         x = jnp.zeros((1, 2 * module.patch, module.latent_channels))
         text = jnp.zeros((1, module.text_tokens, module.text_width))
         return x, jnp.zeros((1,)), text, jnp.zeros((1, module.text_tokens), bool)
-    tokens = jnp.zeros((1, 4), jnp.int32)
-    return jnp.zeros((1, module.samples, 1)), tokens, jnp.ones((1, 4), bool)
+    text = jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool)
+    return (jnp.zeros((1, module.samples, 1)), *text) if hasattr(module, "samples") else text

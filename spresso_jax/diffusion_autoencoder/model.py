@@ -90,7 +90,7 @@ class DiffusionAutoencoder:
     ) -> Callable[[jax.Array, jax.Array], jax.Array]:
         """`(x [B, T, C], sigma) -> denoised` for a sampler; keywords as in `conditioned_network`."""
         network = self.conditioned_network(params, z, **caption)
-        return lambda x, sigma: edm.denoise(network, x, sigma, sigma_data)
+        return lambda x, sigma: edm.denoise(network, x, sigma, sigma_data, precond=self.dit.precond)
 
 
 def null_caption(dit: DiT, batch: int) -> tuple[jax.Array, jax.Array]:

@@ -58,6 +58,8 @@ class DiT(nn.Module):
       rope_theta, rope_dim, yarn_factor, yarn_length: rotary tables; rope_dim 0 rotates the whole head.
       noise_features, learned_noise_features: Fourier features of c_noise.
       uncertainty_hidden: hidden size of the u(sigma) head.
+      precond: what the output means, "edm" or "flow" (diffusion/edm.py). It belongs to the weights and goes where they
+        go; the network itself does not read it.
       remat: recompute blocks in the backward pass instead of keeping their activations.
       dtype: of products and residuals, "float32" or "bfloat16"; norms, softmax, rotations and u stay in float32.
       attention_form: see nn/attention.py; None chooses by backend.
@@ -92,6 +94,7 @@ class DiT(nn.Module):
     noise_features: int = 256
     learned_noise_features: bool = False
     uncertainty_hidden: int = 128
+    precond: str = "edm"
     remat: bool = False
     dtype: str = "float32"
     attention_form: str | None = None
@@ -101,6 +104,8 @@ class DiT(nn.Module):
             raise ValueError(f"joint_blocks must be at least 1, got {self.joint_blocks}: text enters there")
         if self.single_style not in ("sequential", "parallel"):
             raise ValueError(f"single_style must be sequential or parallel, got {self.single_style!r}")
+        if self.precond not in ("edm", "flow"):
+            raise ValueError(f"precond must be edm or flow, got {self.precond!r}")
         if self.width % self.heads or self.width // self.heads % 2:
             raise ValueError(f"width {self.width} over {self.heads} heads gives no even head size")
         hidden = int(self.width * self.mlp_ratio)

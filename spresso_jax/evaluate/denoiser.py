@@ -147,7 +147,9 @@ class Probe:
                 return dit.apply(variables, x_in, c_noise, context, method="predict")
 
             noise = jax.random.normal(key, latent.shape, jnp.float32)
-            return edm.loss_at(network, latent, noise, sigma, sigma_data=sigma_data, frame_weights=x0["weight"]).raw
+            return edm.loss_at(
+                network, latent, noise, sigma, sigma_data=sigma_data, precond=dit.precond, frame_weights=x0["weight"]
+            ).raw
 
         params = {name: self.params[name] for name in ("dit", "projector") if name in self.params}
         return lambda x0, condition, key, sigma: loss(params, x0, condition, key, sigma)
@@ -190,7 +192,7 @@ def measure_gain(
         if "quantizer" in probe.modules:
             for used, z_q in probe.quantized(z, sorted(codebooks)).items():
                 gains[f"{used} codebooks"] = conditioning_gain(loss, latents, {"z": z_q}, **settings)
-    elif "clap" in probe.modules and sum(1 for c in captions if c) >= 2:
+    elif "clap" in probe.modules and probe.facts.get("tokenizer") and sum(1 for c in captions if c) >= 2:
         kept = np.flatnonzero([bool(c) for c in captions])
         own = probe.captions([captions[i] for i in kept])
         rows = {name: array[kept] for name, array in latents.items()}
@@ -219,12 +221,14 @@ def clap_embedding(model: Model) -> Callable[[np.ndarray], np.ndarray]:
     the repetition is cut at the window's end); a longer one is cut.
 
     Raises:
-      ModelFolderError: if the model has no CLAP.
+      ModelFolderError: if the model has no CLAP, or one without an audio tower.
     """
     if "clap" not in model.networks:
         raise ModelFolderError("the model has no network 'clap': give a model folder that a CLAP run wrote")
     network = model.networks["clap"]
     module = build("clap", network)
+    if not hasattr(module, "encode_audio"):
+        raise ModelFolderError(f"the network 'clap' is a {network.class_name}, which reads captions only: name another CLAP")
     params = jax.device_put(network.params)
     encode = jax.jit(lambda p, audio: module.apply({"params": p}, audio, method="encode_audio"))
     length = module.samples

@@ -13,7 +13,8 @@ import numpy as np
 from spresso_jax.audio_ae.autoencoder import AudioAutoencoder, encode_hops
 from spresso_jax.audio_ae.statistics import standardise
 from spresso_jax.clap.model import Clap
-from spresso_jax.clap.tokenizer import Tokenizer
+from spresso_jax.clap.text_conditioner import TextConditioner
+from spresso_jax.clap.tokenizer import Tokenizer, empty_caption
 from spresso_jax.shapes import CLIP_SAMPLES, HOP
 
 
@@ -23,18 +24,18 @@ class LatentExtractor:
 
     Attributes:
       autoencoder, autoencoder_params: AudioAE.
-      clap, clap_params: CLAP.
+      clap, clap_params: CLAP, or the text tower that stands in its place.
       statistics: `latent_statistics` of the model's facts.
-      tokenizer: of the captions.
+      tokenizer: of the captions, or None: then nothing can be read, and every clip has the null caption alone.
       text_tokens: N, fixed length of a tokenised caption.
     """
 
     autoencoder: AudioAutoencoder
     autoencoder_params: Any
-    clap: Clap
+    clap: Clap | TextConditioner
     clap_params: Any
     statistics: Mapping[str, Any]
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     text_tokens: int
 
     @classmethod
@@ -51,9 +52,12 @@ class LatentExtractor:
             if name not in model.facts:
                 raise ValueError(f"{model.folder}: model.json lacks {name}, which latents need")
         audio_ae, clap = model.networks["audio_ae"], model.networks["clap"]
+        towers = TextConditioner if clap.class_name == TextConditioner.__name__ else Clap
+        tokenizer = model.facts["tokenizer"]
         return cls(
-            AudioAutoencoder(**audio_ae.config), audio_ae.params, Clap(**clap.config), clap.params,
-            model.facts["latent_statistics"], Tokenizer.from_json(model.facts["tokenizer"]), model.facts["text_tokens"],
+            AudioAutoencoder(**audio_ae.config), audio_ae.params, towers(**clap.config), clap.params,
+            model.facts["latent_statistics"], Tokenizer.from_json(tokenizer) if tokenizer else None,
+            model.facts["text_tokens"],
         )  # fmt: skip
 
     def records(self, clips: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict, dict[str, np.ndarray]]]:
@@ -68,15 +72,16 @@ class LatentExtractor:
           [A, N, Dt] float16, `text_mask` [A, N] uint8, `pooled_text` [A, E] float16.
         """
         encode, read_text = jax.jit(self._encode), jax.jit(self._read_text)
+        nothing = empty_caption(self.text_tokens)
         for clip in clips:
             audio, valid = np.asarray(clip["audio"], np.float32), int(clip["valid"])
             padded = np.zeros((1, -(-max(len(audio), 1) // CLIP_SAMPLES) * CLIP_SAMPLES, 1), np.float32)
             padded[0, : len(audio)] = audio
             latent = np.asarray(encode(self.autoencoder_params, padded))[0]
-            captions = list(clip["captions"]) or [""]
+            captions = (list(clip["captions"]) if self.tokenizer else []) or [""]
             parts = []
             for caption in captions:
-                tokens, mask = self.tokenizer.encode(caption, self.text_tokens)
+                tokens, mask = self.tokenizer.encode(caption, self.text_tokens) if self.tokenizer else nothing
                 states, pooled = read_text(self.clap_params, tokens[None], mask[None])
                 # An empty caption is the null caption: the DiT then sees its learned padding alone.
                 parts.append((np.asarray(states)[0], mask & bool(caption.strip()), np.asarray(pooled)[0]))

@@ -158,7 +158,7 @@ def clap_params(tensors: Mapping[str, np.ndarray], config: Mapping) -> dict:
     state = StateDict(tensors)
     params = {
         "audio_tower": _audio_tower(state, config),
-        "text_tower": _text_tower(state, config["text_layers"]),
+        "text_tower": text_tower(state, config["text_layers"]),
         "audio_log_scale": state.take("logit_scale_a"),
         "text_log_scale": state.take("logit_scale_t"),
     }
@@ -206,14 +206,16 @@ def _audio_tower(state: StateDict, config: Mapping) -> dict:
     return tower
 
 
-def _text_tower(state: StateDict, layers: int, root: str = "text_model") -> dict:
+def text_tower(state: StateDict, layers: int, root: str = "text_model", pooler: bool = True) -> dict:
+    """Parameters of a `ClapTextTower` from RoBERTa tensors whose names begin with `root`."""
     tower = {
         "word_embedding": state.table(f"{root}.embeddings.word_embeddings"),
         "position_embedding": state.table(f"{root}.embeddings.position_embeddings"),
         "type_embedding": state.table(f"{root}.embeddings.token_type_embeddings"),
         "embedding_norm": state.norm(f"{root}.embeddings.LayerNorm"),
-        "pooler": state.dense(f"{root}.pooler.dense"),
     }
+    if pooler:
+        tower["pooler"] = state.dense(f"{root}.pooler.dense")
     for i in range(layers):
         layer = f"{root}.encoder.layer.{i}"
         attention = f"{layer}.attention.self"

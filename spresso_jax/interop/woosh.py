@@ -22,7 +22,7 @@ from spresso_jax.interop.vocos import backbone_params, backbone_shapes, backbone
 from spresso_jax.nn.convnext import KERNEL
 from spresso_jax.shapes import HOP, N_FFT, SAMPLE_RATE
 
-LICENCE = "CC-BY-NC-4.0 (made from Woosh-AE weights: these and all weights derived from them are non-commercial)"
+LICENCE = "CC-BY-NC-4.0 (made from Woosh weights: these and all weights derived from them are non-commercial)"
 WEIGHT_FILES = ("weights.safetensors", "weights.pt")
 BINS = N_FFT // 2 + 1
 PROJECTION_KERNEL = 3
@@ -155,16 +155,25 @@ def read_woosh_autoencoder(folder: str | Path) -> WooshAutoencoder:
     Raises:
       ValueError: if the folder or its weights are missing or damaged, or as in `autoencoder_from_state`.
     """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; unpack the asset Woosh-AE of Woosh's release v1.0.0 and give its folder")
-    present = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
-    if not present:
-        raise ValueError(f"{folder} holds neither {' nor '.join(WEIGHT_FILES)}: is this an unpacked Woosh-AE?")
-    file = present[0]
-    stated = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
+    file, stated = published_files(folder, "Woosh-AE")
     made = autoencoder_from_state(read_tensors(file), stated, str(file))
     return WooshAutoencoder(made.config, made.params, made.z_mean, made.z_std, made.dtypes, file)
+
+
+def published_files(folder: str | Path, asset: str) -> tuple[Path, dict[str, Any] | None]:
+    """The weights file of an unpacked asset of the release, and its `config.yaml` (None if there is none).
+
+    Raises:
+      ValueError: if there is no such folder, no weights in it, or the config cannot be read.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; unpack the asset {asset} of Woosh's release v1.0.0 and give its folder")
+    present = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
+    if not present:
+        raise ValueError(f"{folder} holds neither {' nor '.join(WEIGHT_FILES)}: is this an unpacked {asset}?")
+    config = folder / "config.yaml"
+    return present[0], read_yaml(config) if config.is_file() else None
 
 
 def _check_stated(stated: Mapping[str, Any], config: Mapping[str, Any], source: str) -> None:

@@ -15,6 +15,7 @@ from spresso_jax.clap.contrastive import contrastive_loss, retrieval_recall, sha
 from spresso_jax.clap.front_ends import log_mel_features
 from spresso_jax.clap.htsat import input_statistics
 from spresso_jax.clap.model import Clap
+from spresso_jax.clap.text_conditioner import TextConditioner
 from spresso_jax.configuration import to_plain
 from spresso_jax.shapes import whole_hops
 from spresso_jax.train.optimizers import adamw_from
@@ -62,9 +63,9 @@ def build(config: Any, upstream: Any = None) -> Stage:
         return Finished({NETWORK: (fields, networks[NETWORK])})
 
     size = config.data.batch_size
-    inherited = (
-        {} if upstream is None or NETWORK not in upstream.networks else {NETWORK: upstream.networks[NETWORK].params}
-    )
+    before = None if upstream is None else upstream.networks.get(NETWORK)
+    # A text tower alone is replaced, not trained on: it has no audio tower beside it.
+    inherited = {} if before is None or before.class_name == TextConditioner.__name__ else {NETWORK: before.params}
     return Stage(
         name="clap",
         init=init,

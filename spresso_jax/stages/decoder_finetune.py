@@ -52,7 +52,8 @@ def build(config: Any, upstream: Any) -> Stage:
         counts = draw_counts(jax.random.fold_in(keep_key, 1), batch["latent"].shape[0], low, high)
         z = mix_quantized(keep_key, *embeddings(networks, batch, counts), keep=config.keep_continuous)
         network = model.conditioned_network(networks, z, **text)
-        return denoising.training_loss(network, model.uncertainty(networks), loss_key, batch, config.diffusion)
+        uncertainty = model.uncertainty(networks)
+        return denoising.training_loss(network, uncertainty, loss_key, batch, config.diffusion, model.dit.precond)
 
     def validate(networks: Tree, batch: Batch, key: jax.Array) -> Metrics:
         z, z_q = embeddings(networks, batch, codebooks)
@@ -63,13 +64,13 @@ def build(config: Any, upstream: Any) -> Stage:
         }
         for name, count in (("fewest_codebooks", low), ("most_codebooks", high)) if embeddings.drawn else ():
             conditions[name] = model.conditioned_network(networks, embeddings(networks, batch, count)[1])
-        return denoising.validation_losses(conditions, key, batch, config.diffusion)
+        return denoising.validation_losses(conditions, key, batch, config.diffusion, model.dit.precond)
 
     def preview(networks: Tree, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         def condition(rows: Batch) -> denoising.Network:
             return model.conditioned_network(networks, embeddings(networks, rows, codebooks)[1])
 
-        return listener.preview(networks, condition, batch, key)
+        return listener.preview(networks, condition, batch, key, model.dit.precond)
 
     def finish(networks: Tree, draw: Callable[[], Iterator[dict]]) -> Finished:
         finetuned = {"codebooks": codebooks, "keep_continuous": float(config.keep_continuous), "codes": config.codes}

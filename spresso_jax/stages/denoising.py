@@ -39,22 +39,28 @@ def caption(batch: Batch) -> dict[str, jax.Array]:
     return {"text": batch["text"], "text_mask": batch["text_mask"].astype(bool), "pooled_text": batch["pooled_text"]}
 
 
-def training_loss(network: Network, uncertainty: Callable, key: jax.Array, batch: Batch, config: Any):
-    """EDM2 loss of one batch and what to log of it."""
+def training_loss(network: Network, uncertainty: Callable, key: jax.Array, batch: Batch, config: Any, precond: str):
+    """EDM2 loss of one batch and what to log of it; `precond` is the DiT's."""
     result = edm.loss(
         network, key, batch["latent"],
-        p_mean=config.p_mean, p_std=config.p_std, sigma_data=config.sigma_data,
+        p_mean=config.p_mean, p_std=config.p_std, sigma_data=config.sigma_data, precond=precond,
         uncertainty=uncertainty, frame_weights=frame_weights(batch, config.padding_weight),
     )  # fmt: skip
     return result.loss, {"raw": jnp.mean(result.raw)}
 
 
-def validation_losses(networks: Mapping[str, Network], key: jax.Array, batch: Batch, config: Any) -> Metrics:
+def validation_losses(
+    networks: Mapping[str, Network], key: jax.Array, batch: Batch, config: Any, precond: str
+) -> Metrics:
     """Raw loss lambda * MSE of several conditionings under the same noise, in all and by noise level.
 
     Args:
       networks: name -> network. "own" is the conditioning that belongs to each clip; every other name gives the gain
         "<name>_gain" = its loss minus that of "own" (positive: the own conditioning helps).
+      key: of noise and levels.
+      batch: cached latents.
+      config: with `sigma_data`.
+      precond: of the DiT.
 
     Returns:
       {"raw": own loss, "raw_bin_<sigma>": ..., "<name>_gain": ..., "<name>_gain_bin_<sigma>": ...}.
@@ -67,8 +73,9 @@ def validation_losses(networks: Mapping[str, Network], key: jax.Array, batch: Ba
     noise = jax.random.normal(jax.random.fold_in(key, 1), x0.shape)
     raws = {
         name: edm.loss_at(
-            network, x0, noise, levels[which], sigma_data=config.sigma_data, frame_weights=batch["weight"]
-        ).raw
+            network, x0, noise, levels[which], sigma_data=config.sigma_data, precond=precond,
+            frame_weights=batch["weight"],
+        ).raw  # fmt: skip
         for name, network in networks.items()
     }
     metrics = _binned("raw", raws["own"], which)

@@ -59,7 +59,8 @@ def build(config: Any, upstream: Any) -> Stage:
         text = denoising.caption(batch)
         text["text_mask"] = drop_text(text_key, text["text_mask"], config.text_dropout)
         network = model.conditioned_network(networks, model.encode(networks, batch["latent"]), **text)
-        return denoising.training_loss(network, model.uncertainty(networks), loss_key, batch, config.diffusion)
+        uncertainty = model.uncertainty(networks)
+        return denoising.training_loss(network, uncertainty, loss_key, batch, config.diffusion, model.dit.precond)
 
     def validate(networks: Tree, batch: Batch, key: jax.Array) -> Metrics:
         z = model.encode(networks, batch["latent"])
@@ -67,13 +68,13 @@ def build(config: Any, upstream: Any) -> Stage:
             "own": model.conditioned_network(networks, z),
             "other_embedding": model.conditioned_network(networks, jnp.roll(z, 3, axis=0)),
         }
-        return denoising.validation_losses(conditions, key, batch, config.diffusion)
+        return denoising.validation_losses(conditions, key, batch, config.diffusion, model.dit.precond)
 
     def preview(networks: Tree, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         def condition(rows: Batch) -> denoising.Network:
             return model.conditioned_network(networks, model.encode(networks, rows["latent"]))
 
-        return listener.preview(networks, condition, batch, key)
+        return listener.preview(networks, condition, batch, key, model.dit.precond)
 
     def finish(networks: Tree, draw: Callable[[], Iterator[dict]]) -> Finished:
         facts = {

@@ -54,7 +54,7 @@ class Listener:
         return standardise(encode_hops(self.autoencoder, self.params, audio), self.mean, self.std, self.sigma_data)
 
     def preview(
-        self, networks: Tree, condition: Callable[[Batch], Network], batch: Batch, key: jax.Array
+        self, networks: Tree, condition: Callable[[Batch], Network], batch: Batch, key: jax.Array, precond: str
     ) -> dict[str, jax.Array]:
         """{"source_i", "decoded_i": [S]} of the first clips: AudioAE's own decoding, and a sample under the condition.
 
@@ -63,12 +63,13 @@ class Listener:
           condition: rows of a batch -> network `(x_in, c_noise) -> F`.
           batch: cached latents.
           key: of the initial noise.
+          precond: of the DiT.
         """
         rows = {name: value[:CLIPS] for name, value in batch.items()}
         network = condition(rows)
         noise = jax.random.normal(key, rows["latent"].shape)
         sampled = heun(
-            lambda x, sigma: edm.denoise(network, x, sigma, self.sigma_data),
+            lambda x, sigma: edm.denoise(network, x, sigma, self.sigma_data, precond=precond),
             noise,
             sigma_grid(STEPS, sigma_data=self.sigma_data),
         )

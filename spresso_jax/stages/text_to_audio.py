@@ -20,12 +20,22 @@ from spresso_jax.train.optimizers import adamw_from
 from spresso_jax.train.stage import Batch, Finished, Metrics, Player, Stage, Tree
 
 NETWORK = "dit"
+# What an upstream DiT is beyond the sizes that an experiment names; its weights mean nothing without it.
+INHERITED = (
+    "single_style", "single_text", "registers", "register_position", "rope_theta", "rope_dim", "yarn_factor", "yarn_length",
+    "learned_noise_features", "uncertainty_hidden", "qk_norm", "precond",
+)  # fmt: skip
 
 
 def build(config: Any, upstream: Any) -> Stage:
-    """The stage of `experiments/text_to_audio.py` on the latents and captions of an upstream model."""
+    """The stage of `experiments/text_to_audio.py` on the latents and captions of an upstream model.
+
+    If that model has a DiT, training goes on from it, in its own form.
+    """
     clap = upstream.networks["clap"].config
+    before = upstream.networks[NETWORK].config if NETWORK in upstream.networks else {}
     fields = {
+        **{name: before[name] for name in INHERITED if name in before},
         **to_plain(config.model),
         "text_width": clap["text_width"],
         "pooled_text_width": clap["channels"] if config.pooled_text else 0,
@@ -50,17 +60,22 @@ def build(config: Any, upstream: Any) -> Stage:
         def uncertainty(c_noise: jax.Array) -> jax.Array:
             return dit.apply({"params": networks[NETWORK]}, c_noise, method="uncertainty")
 
-        return denoising.training_loss(network(networks, text), uncertainty, loss_key, batch, config.diffusion)
+        return denoising.training_loss(
+            network(networks, text), uncertainty, loss_key, batch, config.diffusion, dit.precond
+        )
 
     def validate(networks: Tree, batch: Batch, key: jax.Array) -> Metrics:
         text = denoising.caption(batch)
         # Three rows on, so that neighbours of one family in the file order do not lend each other their captions.
         other = {name: jnp.roll(value, 3, axis=0) for name, value in text.items()}
         conditions = {"own": network(networks, text), "other_caption": network(networks, other)}
-        return denoising.validation_losses(conditions, key, batch, config.diffusion)
+        return denoising.validation_losses(conditions, key, batch, config.diffusion, dit.precond)
 
     def preview(networks: Tree, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-        return listener.preview(networks, lambda rows: network(networks, denoising.caption(rows)), batch, key)
+        def condition(rows: Batch) -> denoising.Network:
+            return network(networks, denoising.caption(rows))
+
+        return listener.preview(networks, condition, batch, key, dit.precond)
 
     def finish(networks: Tree, draw: Callable[[], Iterator[dict]]) -> Finished:
         return Finished({NETWORK: (fields, networks[NETWORK])}, {"diffusion": to_plain(config.diffusion)})
