@@ -152,10 +152,27 @@ def read_woosh_flow(folder: str | Path) -> WooshFlow:
     return dataclasses.replace(flow_from_state(read_tensors(file), stated, str(file)), weights_file=file)
 
 
+def rotary_fields(stated: Mapping[str, Any], source: str = "Woosh-Flow") -> dict[str, Any]:
+    """Fields of `DiT` for positions and the register's place, from the section `dit` of a config.
+
+    Raises:
+      ValueError: naming a field that is missing or no number.
+    """
+    for name in ROTARY:
+        if not isinstance(stated.get(name), (int, float)):
+            raise ValueError(f"{source}: dit.{name} of config.yaml must be a number, got {stated.get(name)!r}")
+    table, original = int(stated["max_seq_len"] * stated["rope_len_multiplier"]), int(stated["original_seq_len"])
+    return {
+        "register_position": table // 2,
+        "rope_theta": float(stated["rope_theta"]),
+        "rope_dim": int(stated["qk_rope_head_dim"]),
+        # The reference scales its frequencies as soon as the table is longer than the sequences were.
+        "yarn_factor": float(stated["rope_factor"]) if table > original else 0.0,
+        "yarn_length": original,
+    }
+
+
 def _config(tensors: ForeignTensors, stated: Mapping[str, Any], source: str) -> dict[str, Any]:
-    missing = [name for name in ROTARY if not isinstance(stated.get(name), (int, float))]
-    if missing:
-        raise ValueError(f"{source}: dit.{missing[0]} of config.yaml must be a number, got {stated.get(missing[0])!r}")
     layers = tensors.count("dit.layers.", "layer")
     joint = next((i for i in range(layers) if not tensors.any_with(f"dit.layers.{i}.attn.")), layers)
     width, channels = tensors.shape(f"{PRE}project_in.weight", 2)
@@ -169,8 +186,6 @@ def _config(tensors: ForeignTensors, stated: Mapping[str, Any], source: str) -> 
     (head,) = tensors.shape("dit.layers.0.attn.modalities.x.norm_q.weight", 1)
     if not head or width % head:
         raise ValueError(f"{source}: heads of {head} channels do not divide the width {width}")
-    table = int(stated["max_seq_len"] * stated["rope_len_multiplier"])
-    original = int(stated["original_seq_len"])
     return {
         "width": width,
         "heads": width // head,
@@ -183,12 +198,7 @@ def _config(tensors: ForeignTensors, stated: Mapping[str, Any], source: str) -> 
         "single_style": "parallel",
         "single_text": True,
         "registers": registers,
-        "register_position": table // 2,
-        "rope_theta": float(stated["rope_theta"]),
-        "rope_dim": int(stated["qk_rope_head_dim"]),
-        # The reference scales its frequencies as soon as the table is longer than the sequences were.
-        "yarn_factor": float(stated["rope_factor"]) if table > original else 0.0,
-        "yarn_length": original,
+        **rotary_fields(stated, source),
         "noise_features": 2 * features,
         "learned_noise_features": True,
         "uncertainty_hidden": uncertainty,
@@ -266,8 +276,9 @@ def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _dense(tensors: ForeignTensors, *names: str) -> dict:
     """One dense layer from linear layers `[out, in]`, side by side when there are several."""
-    weights = [tensors.take(f"{name}.weight") for name in names]
-    biases = [tensors.take(f"{name}.bias") for name in names]
+    weights, biases = ([tensors.take(f"{name}.{leaf}") for name in names] for leaf in ("weight", "bias"))
+    if len(names) == 1:
+        return {"kernel": weights[0].T, "bias": biases[0]}
     return {"kernel": np.concatenate(weights).T, "bias": np.concatenate(biases)}
 
 
