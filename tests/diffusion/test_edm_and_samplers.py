@@ -25,17 +25,67 @@ def test_a_network_that_returns_zero_scores_one_at_every_noise_level():
         assert float(out.loss) == pytest.approx(1.0, abs=0.02)
 
 
-def test_loss_equals_the_weighted_error_of_the_denoised_signal_with_frame_weights():
+def test_a_velocity_network_that_returns_zero_scores_two_kappa():
+    x0 = 0.5 * jax.random.normal(jax.random.key(0), (64, 50, 8))
+    noise = jax.random.normal(jax.random.key(1), x0.shape)
+    for sigma, kappa in ((0.002, 0.992), (0.5, 0.5), (1.5, 0.625), (80.0, 0.988)):
+        level = jnp.full((64,), sigma)
+        out = edm.loss_at(lambda x, c: 0 * x, x0, noise, level, sigma_data=0.5, precond="flow")
+        assert float(out.loss) == pytest.approx(2.0 * kappa, rel=0.01)
+        # At u = ln(2) + ln(kappa), its best constant, the loss is 1 + u.
+        out = edm.loss_at(
+            lambda x, c: 0 * x, x0, noise, level, sigma_data=0.5, precond="flow", uncertainty=lambda c: 0 * c + np.log(2.0)
+        )
+        assert float(out.loss) == pytest.approx(1.0 + np.log(2.0 * kappa), abs=0.02)
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 1.0])
+def test_a_velocity_network_denoises_the_same_inside_edms_own_form(sigma_data):
+    def velocity(x, t):
+        return jnp.sin(3.0 * x + t[:, None, None])
+
+    def inside(u, c_noise):
+        sigma = (jnp.exp(4.0 * c_noise) / sigma_data)[:, None, None]
+        gain = jnp.sqrt(1.0 + sigma**2) / (1.0 + sigma)
+        return (sigma - 1.0) / (sigma + 1.0) * u + gain * velocity(gain * u, (sigma / (1.0 + sigma))[:, 0, 0])
+
+    x0, noise = (jax.random.normal(jax.random.key(i), (40, 4, 3)) for i in (0, 1))
+    sigma = jnp.geomspace(0.002, 80.0, 40)
+    x = sigma_data * x0 + sigma[:, None, None] * noise
+    flow = edm.denoise(velocity, x, sigma, sigma_data, precond="flow")
+    np.testing.assert_allclose(flow, edm.denoise(inside, x, sigma, sigma_data), atol=2e-5)
+    # What flow matching itself says of its own noised point: x0 = x_t + t v.
+    t = (sigma / (sigma_data + sigma))[:, None, None]
+    point = (1 - t) * x0 + t * noise
+    np.testing.assert_allclose(flow, sigma_data * (point + t * velocity(point, t[:, 0, 0])), atol=2e-5)
+    losses = [
+        edm.loss_at(network, sigma_data * x0, noise, sigma, sigma_data=sigma_data, precond=precond).raw
+        for network, precond in ((velocity, "flow"), (inside, "edm"))
+    ]
+    np.testing.assert_allclose(*losses, rtol=2e-3)
+    np.testing.assert_allclose(losses[0][10:30], losses[1][10:30], rtol=1e-4)
+
+
+def test_an_unknown_form_is_refused_by_name():
+    with pytest.raises(ValueError, match="precond must be edm or flow, got 'vp'"):
+        edm.denoise(lambda x, c: x, jnp.zeros(SHAPE), 1.0, 0.5, precond="vp")
+
+
+@pytest.mark.parametrize("precond", ["edm", "flow"])
+def test_loss_equals_the_weighted_error_of_the_denoised_signal_with_frame_weights(precond):
     x0, noise = (jax.random.normal(jax.random.key(i), SHAPE) for i in (0, 1))
     sigma, share = jnp.array([0.3, 4.0]), jnp.array([[1.0, 1.0, 0.0, 0.0], [1.0, 2.0, 1.0, 0.0]])
 
     def network(x, c):
         return jnp.sin(x + c[:, None, None])
 
-    out = edm.loss_at(network, x0, noise, sigma, sigma_data=0.5, uncertainty=lambda c: c, frame_weights=share)
+    form = dict(precond=precond)
+    out = edm.loss_at(network, x0, noise, sigma, sigma_data=0.5, uncertainty=lambda c: c, frame_weights=share, **form)
     level = sigma[:, None, None]
-    error = edm.weight(level, 0.5) * (edm.denoise(network, x0 + level * noise, sigma, 0.5) - x0) ** 2
-    error, u = error.mean(-1), (jnp.log(sigma) / 4)[:, None]
+    error = edm.weight(level, 0.5) * (edm.denoise(network, x0 + level * noise, sigma, 0.5, **form) - x0) ** 2
+    t = sigma / (0.5 + sigma)
+    u = {"edm": jnp.log(sigma) / 4, "flow": t + jnp.log((sigma**2 + 0.25) / (sigma + 0.5) ** 2)}[precond][:, None]
+    error = error.mean(-1)
     np.testing.assert_allclose(out.raw, (error * share).sum(1) / share.sum(1), rtol=1e-4)
     np.testing.assert_allclose(out.loss, ((error * jnp.exp(-u) + u) * share).sum() / share.sum(), rtol=1e-4)
 

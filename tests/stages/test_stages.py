@@ -7,9 +7,10 @@ import pytest
 from tiny_model import build_tiny_model, tiny_networks
 
 from spresso_jax.checkpoints.trees import flatten
-from spresso_jax.checkpoints.weights import Model, load_model
+from spresso_jax.checkpoints.weights import Model, Network, load_model
 from spresso_jax.configuration import load_config
 from spresso_jax.stages import registry
+from spresso_jax.stages.denoising import VALIDATION_SIGMAS
 from spresso_jax.train.loop import abstract_state
 from spresso_jax.train.mesh import make_mesh
 from spresso_jax.train.state import at_step, create, inherit, split
@@ -164,6 +165,25 @@ def test_a_step_changes_every_trained_network_and_validation_reports_gains(name,
     assert {"source_0", "decoded_0"} <= set(sounds) and sounds["decoded_0"].shape == (240_000,)
     report = jax.jit(stage.validate)(networks, batch, jax.random.key(2))
     assert any(key.endswith("_gain") for key in report) and "raw_bin_0.5" in report
+
+
+def test_what_the_output_of_a_dit_means_is_inherited_from_its_model(model):
+    upstream = upstream_of("diffusion_ae", model)
+    dit = upstream.networks["dit"]
+    velocity = Network({**dit.config, "precond": "flow"}, dit.params, "DiT")
+    upstream = Model({**upstream.networks, "dit": velocity}, upstream.facts)
+    stage = registry.build("text_to_audio", load_config(PRESETS["text_to_audio"]), upstream)
+    assert stage.finish({"dit": {}}, lambda: iter(())).networks["dit"][0]["precond"] == "flow"
+
+    stage = registry.build("diffusion_ae", load_config(PRESETS["diffusion_ae"]), upstream)
+    networks = inherit(stage, jax.jit(stage.init)(jax.random.key(0)))
+    batch = made_up_batch(stage)
+    metrics = jax.jit(stage.validate)(networks, batch, jax.random.key(1))
+    # The last layer is zero at first: kappa E|x0 / s - noise|^2 at every noise level, where EDM's form says 1.
+    for sigma in VALIDATION_SIGMAS:
+        kappa = (sigma**2 + 0.25) / (sigma + 0.5) ** 2
+        expected = kappa * (np.mean(batch["latent"] ** 2) / 0.25 + 1.0)
+        assert float(metrics[f"raw_bin_{sigma}"]) == pytest.approx(expected, rel=0.03)
 
 
 def test_a_model_that_lacks_a_network_is_refused_by_name(model):
