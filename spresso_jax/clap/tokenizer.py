@@ -154,6 +154,8 @@ def read_bpe(vocabulary: str | Path, merges: str | Path) -> Tokenizer:
         raise ValueError(f"{vocabulary} and {merges} cannot be read as a byte-level BPE: {error}") from error
     engine.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
     engine.decoder = package.decoders.ByteLevel()
+    # They are in the vocabulary already; this only marks them, so that they are left out of decoded text.
+    engine.add_special_tokens(list(SPECIAL_TOKENS))
     return Tokenizer.from_json(json.dumps(json.loads(engine.to_str()), sort_keys=True, separators=(",", ":")))
 
 
