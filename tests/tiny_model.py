@@ -42,6 +42,13 @@ def tiny_networks(downsample: int = 9, codebooks: int = 3, bits: int = 4, seed: 
     return networks
 
 
+def silent_velocity(network: Network) -> Network:
+    """A DiT that says zero to everything, and means a velocity by it."""
+    zero = jax.tree.map(np.zeros_like, network.params["output"]["linear"])
+    output = {**network.params["output"], "linear": zero}
+    return Network({**network.config, "precond": "flow"}, {**network.params, "output": output}, network.class_name)
+
+
 def build_tiny_model(
     folder: str | Path,
     downsample: int = 9,

@@ -3,13 +3,17 @@
 import shutil
 import sys
 
+import jax
 import numpy as np
 import pytest
-from tiny_model import build_tiny_model, tiny_networks
+from tiny_model import build_tiny_model, silent_velocity, tiny_networks
 
 from spresso_jax.checkpoints.weights import Model, ModelFolderError, Network, load_model
 from spresso_jax.codec.bitstream import BitstreamError, EncodedAudio
 from spresso_jax.codec.codec import Codec
+from spresso_jax.codec.programs import Programs
+from spresso_jax.codec.windows import start_noise
+from spresso_jax.diffusion.sampler import sigma_grid
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,21 @@ def test_continuous_embeddings_decode_too(codec):
     assert codec.decode_embeddings(z, steps=3).shape == (encoded.header.frames * 9 * 480, 2)
     with pytest.raises(ValueError, match="do not belong"):
         codec.decode_embeddings(z, 300_000, 44_100)
+
+
+def test_a_velocity_network_is_sampled_as_what_it_is(codec):
+    networks = tiny_networks()
+    programs = Programs({**networks, "dit": silent_velocity(networks["dit"])}, None)
+    key, conditions = jax.random.key(0), np.zeros((1, 55, 64), np.float32)
+    drawn = programs.sample(
+        conditions, 1, codec.windows, programs.null_context(), key, steps=4, sampler="euler", sigma_data=0.5
+    )
+    # Velocity 0 leaves D = x s / (s + sigma); Euler's steps then scale the noise by numbers.
+    grid = sigma_grid(4)
+    share = 0.5 / (0.5 + grid)
+    factor = grid[0] * np.prod(share[:3] + grid[1:4] / grid[:3] * (1.0 - share[:3])) * share[3]
+    start = np.asarray(start_noise(key, codec.windows, 1, 128))[0, : len(drawn)]
+    np.testing.assert_allclose(drawn, factor * start, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpm_solver_pp_2m"])

@@ -10,7 +10,7 @@ import tiny_model
 import typer
 from typer.testing import CliRunner
 
-from spresso_jax.checkpoints.weights import ModelFolderError, Network, load_facts, load_model, save_model
+from spresso_jax.checkpoints.weights import Model, ModelFolderError, Network, load_facts, load_model, save_model
 from spresso_jax.cli import evaluate as commands
 from spresso_jax.codec.codec import Codec
 from spresso_jax.evaluate import denoiser, systems
@@ -100,6 +100,16 @@ def test_gain_is_measured_for_continuous_and_discrete_codes(folder):
     assert any(b["gain"]["mean"] != 0.0 for b in bins)
     assert all(len(v) == 7 and min(v) > 0 for v in facts["wiener"].values())
     json.dumps(facts, allow_nan=False)
+
+
+def test_a_velocity_network_is_measured_as_what_it_is(folder):
+    model = load_model(folder)
+    networks = {**model.networks, "dit": tiny_model.silent_velocity(model.networks["dit"])}
+    loss = denoiser.Probe.of(Model(networks, model.facts)).denoising_loss()
+    x0 = 0.5 * np.random.default_rng(0).standard_normal((3, 500, 128)).astype(np.float32)
+    latents = {"latent": x0, "weight": np.ones((3, 500), np.float32)}
+    losses = loss(latents, {}, jax.random.key(0), np.float32([0.05, 0.5, 5.0]))
+    np.testing.assert_allclose(losses, [2 * 0.8347, 2 * 0.5, 2 * 0.8347], rtol=0.03)
 
 
 def test_text_to_audio_models_are_measured_by_their_captions(folder, tmp_path):
