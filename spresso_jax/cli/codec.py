@@ -134,7 +134,8 @@ def decode(
                 autoencoder.check_latent_id(embedded.model_id)
                 audio, drawn = autoencoder.decode(embedded.z, length, rate, mid_side), ""
             else:
-                _check_complete(codec)
+                if _is_latent_codec(codec):
+                    _check_complete(codec)
                 codec.check_model_id(embedded.model_id)
                 audio = codec.decode_embeddings(embedded.z, length, rate, mid_side=mid_side, **settings)
         else:
@@ -198,23 +199,23 @@ def _load_latent_codec(model: str):
 
 
 def _load_encoder(model: str, continuous: bool):
-    """The codec, or for continuous output of a model without codes its AudioAE."""
+    """The codec, or for continuous output of a model without embeddings its AudioAE."""
     from spresso_jax.checkpoints.weights import load_facts
-    from spresso_jax.codec.completeness import check_complete, missing_networks
+    from spresso_jax.codec.completeness import check_complete, embeds, missing_networks
 
     facts = load_facts(model)
-    if continuous and missing_networks(facts):
-        return _load_latent_codec(model)
+    if continuous and (embeds(facts) or missing_networks(facts)):
+        return _load(model) if embeds(facts) else _load_latent_codec(model)
     check_complete(facts, model)
     return _load(model)
 
 
 def _load_decoder(model: str):
-    """The codec, or the AudioAE of a model without codes, which decodes latents."""
+    """The codec, or the AudioAE of a model without embeddings, which decodes latents."""
     from spresso_jax.checkpoints.weights import load_facts
-    from spresso_jax.codec.completeness import is_codec
+    from spresso_jax.codec.completeness import embeds
 
-    return _load(model) if is_codec(load_facts(model)) else _load_latent_codec(model)
+    return _load(model) if embeds(load_facts(model)) else _load_latent_codec(model)
 
 
 def _is_latent_codec(codec: Any) -> bool:

@@ -180,13 +180,13 @@ def _model_systems(
 ) -> tuple[list[System], dict[str, dict]]:
     """Columns and facts of every model folder.
 
-    Models of one AudioAE share its column. A folder without the codec's networks gives that column, and its gain if it has
-    a DiT.
+    Models of one AudioAE share its column. A folder without a quantizer gives continuous embeddings alone; one without
+    embeddings gives the AudioAE's column, and its gain if it has a DiT.
     """
     from spresso_jax.checkpoints.fingerprint import latent_id
     from spresso_jax.checkpoints.weights import find_model_folder, load_facts, load_model
     from spresso_jax.codec.codec import Codec
-    from spresso_jax.codec.completeness import is_codec
+    from spresso_jax.codec.completeness import embeds, is_codec
     from spresso_jax.codec.latent_codec import LatentCodec
     from spresso_jax.evaluate.denoiser import measure_gain
     from spresso_jax.evaluate.systems import bound_system, codec_systems, linear_system
@@ -207,9 +207,9 @@ def _model_systems(
         facts[name]["latents"] = identity.hex()
         if identity not in autoencoders:
             autoencoders[identity] = (name, LatentCodec.load(folder))
-        if complete:
+        if embeds(known):
             codec = Codec.load(folder)
-            wanted = wanted or [codec.codebooks]
+            wanted = (wanted or [codec.codebooks]) if complete else []
             systems += codec_systems(
                 codec, name, codebooks=wanted, steps=steps, seed=seed, sampler=sampler, short_label=len(models) == 1
             )

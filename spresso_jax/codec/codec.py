@@ -39,6 +39,8 @@ DEFAULT_MODEL = "spresso-nano"
 class Codec:
     """A loaded model that encodes and decodes sounds.
 
+    A model whose quantizer is still to be trained (step 1's) embeds sounds and decodes embeddings, but makes no codes.
+
     Attributes:
       facts: the model's `model.json`.
       windows: how sounds are cut into clips.
@@ -61,7 +63,9 @@ class Codec:
         check_up_to_date(self.facts)
         self._folder = model.folder
         self.latent_codec = LatentCodec(model)
-        self._programs = Programs(model.networks, window_batch)
+        unusable = self.facts.get("outdated") or ()
+        usable = {name: network for name, network in model.networks.items() if name not in unusable}
+        self._programs = Programs(usable, window_batch)
         self._read_operating_point(self.facts.get("operating_point") or {})
         self.model_id = model_id(self.facts)
         self._embedding_channels = self._programs.modules["latent_encoder"].embedding_channels
@@ -267,23 +271,31 @@ class Codec:
         for name in ("downsample", "codebook_bits", "codebooks"):
             if not isinstance(point.get(name), int) or point[name] < 1:
                 raise ModelFolderError(f"model.json: operating_point.{name} is {point.get(name)!r}, not a whole number")
-        most, codewords = modules["quantizer"].codebooks, modules["quantizer"].codewords
-        self.codebook_bits, self.codebooks = point["codebook_bits"], point["codebooks"]
-        self.trained_codebooks = min(point.get("trained_codebooks", most), most)
+        self.codebook_bits, self.codebooks, self.trained_codebooks = point["codebook_bits"], point["codebooks"], 0
         if modules["latent_encoder"].downsample != point["downsample"]:
             raise ModelFolderError("model.json: operating_point.downsample differs from the latent encoder's")
-        if 2**self.codebook_bits != codewords:
-            raise ModelFolderError(
-                f"model.json: codebook_bits {self.codebook_bits} do not fit the quantizer's {codewords} codewords"
-            )
-        if self.codebooks > self.trained_codebooks:
-            raise ModelFolderError(f"model.json: {self.codebooks} codebooks, {self.trained_codebooks} of them trained")
+        if "quantizer" in modules:
+            most, codewords = modules["quantizer"].codebooks, modules["quantizer"].codewords
+            self.trained_codebooks = min(point.get("trained_codebooks", most), most)
+            if 2**self.codebook_bits != codewords:
+                raise ModelFolderError(
+                    f"model.json: codebook_bits {self.codebook_bits} do not fit the quantizer's {codewords} codewords"
+                )
+            if self.codebooks > self.trained_codebooks:
+                raise ModelFolderError(
+                    f"model.json: {self.codebooks} codebooks, {self.trained_codebooks} of them trained"
+                )
         try:
             self.windows = Windows(point["downsample"], point.get("overlap"))
         except (TypeError, ValueError) as error:
             raise ModelFolderError(f"model.json: operating_point: {error}") from error
 
     def _check_codebooks(self, codebooks: int) -> None:
+        if not self.trained_codebooks:
+            raise ModelFolderError(
+                f"{self.name} has no quantizer of its embeddings, so it can neither make nor read codes: train the stage"
+                " quantizer on it, or use continuous embeddings"
+            )
         if not 1 <= codebooks <= self.trained_codebooks:
             raise ValueError(f"codebooks must be within 1..{self.trained_codebooks} for {self.name}, got {codebooks}")
 

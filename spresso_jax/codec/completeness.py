@@ -7,7 +7,8 @@ from typing import Any
 
 from spresso_jax.checkpoints.weights import ModelFolderError
 
-CODEC_NETWORKS = ("audio_ae", "latent_encoder", "projector", "dit", "quantizer")
+EMBEDDING_NETWORKS = ("audio_ae", "latent_encoder", "projector", "dit")
+CODEC_NETWORKS = (*EMBEDDING_NETWORKS, "quantizer")
 
 
 def missing_networks(facts: Mapping[str, Any]) -> list[str]:
@@ -18,6 +19,12 @@ def missing_networks(facts: Mapping[str, Any]) -> list[str]:
 def is_codec(facts: Mapping[str, Any]) -> bool:
     """Whether the model folder with these facts holds every network that coding needs, trained for each other."""
     return not missing_networks(facts) and not _outdated(facts)
+
+
+def embeds(facts: Mapping[str, Any]) -> bool:
+    """Whether the model folder with these facts can turn sounds into continuous embeddings and back (step 1's model can)."""
+    lacking = {*missing_networks(facts), *_outdated(facts)}
+    return not lacking.intersection(EMBEDDING_NETWORKS)
 
 
 def check_complete(facts: Mapping[str, Any], name: str) -> None:
@@ -32,23 +39,30 @@ def check_complete(facts: Mapping[str, Any], name: str) -> None:
     """
     if missing := missing_networks(facts):
         listed = ", ".join(missing)
-        able = (
-            "with --continuous it writes the latents of its AudioAE"
-            if "audio_ae" not in missing
-            else "train or import an audio_ae first"
-        )
+        able = "train or import an audio_ae first"
+        if "audio_ae" not in missing:
+            able = f"with --continuous it writes {'embeddings' if embeds(facts) else 'the latents of its AudioAE'}"
         raise ModelFolderError(f"{name} holds no {listed}, so it can neither make nor read codes: {able}")
     check_up_to_date(facts)
+    if _outdated(facts):
+        raise ModelFolderError(
+            f"{name}: its quantizer was trained on other embeddings than its latent_encoder makes now: train the stage quantizer"
+            " on it again; with --continuous it writes embeddings"
+        )
 
 
 def check_up_to_date(facts: Mapping[str, Any]) -> None:
-    """Raises ModelFolderError if the codec would use a network from before a network under it was trained on."""
-    if outdated := _outdated(facts):
+    """Raises ModelFolderError if the codec would use a network from before a network under it was trained on.
+
+    An outdated quantizer is let through: embeddings do without it, and the codec leaves it aside.
+    """
+    if outdated := [name for name in _outdated(facts) if name != "quantizer"]:
         raise ModelFolderError(
             f"{', '.join(outdated)}: trained before other networks of this model changed; train the stages that make them"
             " again (spresso info MODEL tells what was trained when)"
         )
-    check_quantizer(facts, "the model")
+    if not _outdated(facts):
+        check_quantizer(facts, "the model")
 
 
 def check_quantizer(facts: Mapping[str, Any], name: str) -> None:

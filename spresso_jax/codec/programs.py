@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from spresso_jax.checkpoints.weights import ModelFolderError, Network
-from spresso_jax.codec.completeness import CODEC_NETWORKS
+from spresso_jax.codec.completeness import CODEC_NETWORKS, EMBEDDING_NETWORKS
 from spresso_jax.codec.latent_sampler import LatentSampler
 from spresso_jax.codec.networks import prepared
 from spresso_jax.codec.windows import bucket
@@ -30,7 +30,7 @@ class Programs:
     """Networks of one model beyond its AudioAE, ready to run.
 
     Attributes:
-      modules: name -> Linen module (the quantizer: its sizes).
+      modules: name -> Linen module (the quantizer: its sizes; absent where the model has none).
       sampler: draws latents under embeddings.
     """
 
@@ -45,6 +45,8 @@ class Programs:
         self._params: dict[str, Any] = {}
         for name in NETWORKS:
             if name not in networks:
+                if name not in EMBEDDING_NETWORKS:
+                    continue
                 raise ModelFolderError(f"the model has no network {name!r}, which the codec needs: export it again")
             self.modules[name], self._params[name] = prepared(name, networks[name], on_cpu)
         self._embed_window = jax.jit(self._embed_window_program)

@@ -52,7 +52,7 @@ def codec_systems(
     sampler: str = "heun",
     short_label: bool = False,
 ) -> list[System]:
-    """Continuous z and one discrete system for each number of codebooks of one model folder.
+    """Continuous z and one discrete system for each number of codebooks (none without a quantizer) of one model folder.
 
     Every clip is decoded with its own seed, `seed` + its index, so that a column does not share one noise.
 
@@ -67,8 +67,8 @@ def codec_systems(
       ValueError: for a number of codebooks that the model was not trained for.
     """
     point = codec.facts["operating_point"]
-    wanted = sorted(set(codebooks or [codec.codebooks]))
-    if wanted[0] < 1 or wanted[-1] > codec.trained_codebooks:
+    wanted = sorted(set(codebooks or [codec.codebooks])) if codec.trained_codebooks else []
+    if wanted and (wanted[0] < 1 or wanted[-1] > codec.trained_codebooks):
         raise ValueError(
             f"codebooks must be within 1..{codec.trained_codebooks} for {name}, got {', '.join(map(str, wanted))}"
         )

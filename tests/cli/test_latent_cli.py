@@ -150,3 +150,17 @@ def test_files_coded_together_equal_files_coded_alone(models, tmp_path, monkeypa
         one, many = EmbeddedAudio.load(path), EmbeddedAudio.load(tmp_path / "together" / path.name)
         np.testing.assert_allclose(one.z, many.z, atol=1e-5)
         assert (one.samples, one.mid_side, one.kind) == (many.samples, many.mid_side, many.kind)
+
+
+def test_step_1s_model_writes_embeddings_and_reads_them_back(models, tmp_path):
+    whole = load_model(models["whole"])
+    networks = {name: network for name, network in whole.networks.items() if name != "quantizer"}
+    known = {k: v for k, v in whole.facts.items() if k not in ("fingerprints", "values")}
+    step_1 = save_model(tmp_path / "step-1", networks, known)
+    sound = write(tmp_path / "a.wav", 9_600, 48_000)
+    program("encode", sound, "--continuous", "--model", step_1)
+    assert EmbeddedAudio.load(tmp_path / "a.npz").kind == "embedding"
+    program("decode", tmp_path / "a.npz", "--model", step_1, "--steps", 3, "--force")
+    assert soundfile.info(sound).frames == 9_600
+    refused(program("encode", sound, "--model", step_1), "holds no quantizer")
+    assert "embeddings" in program("encode", sound, "--model", step_1).stderr

@@ -11,9 +11,11 @@ from tiny_model import build_tiny_model, silent_velocity, tiny_networks
 from spresso_jax.checkpoints.weights import Model, ModelFolderError, Network, load_model
 from spresso_jax.codec.bitstream import BitstreamError, EncodedAudio
 from spresso_jax.codec.codec import Codec
+from spresso_jax.codec.latent_sampler import Settings
 from spresso_jax.codec.programs import Programs
 from spresso_jax.codec.windows import start_noise
 from spresso_jax.diffusion.sampler import sigma_grid
+from spresso_jax.diffusion_autoencoder.model import null_caption
 
 
 @pytest.fixture(scope="module")
@@ -127,16 +129,16 @@ def test_continuous_embeddings_decode_too(codec):
 def test_a_velocity_network_is_sampled_as_what_it_is(codec):
     networks = tiny_networks()
     programs = Programs({**networks, "dit": silent_velocity(networks["dit"])}, None)
-    key, conditions = jax.random.key(0), np.zeros((1, 55, 64), np.float32)
-    drawn = programs.sample(
-        conditions, 1, codec.windows, programs.null_context(), key, steps=4, sampler="euler", sigma_data=0.5
+    text = (*null_caption(programs.modules["dit"], 1), None)
+    (drawn,) = programs.sampler.draw(
+        text, Settings(steps=4, sampler="euler"), codec.windows, 1, 1, 0.5, np.zeros((1, 55, 64), np.float32)
     )
     # Velocity 0 leaves D = x s / (s + sigma); Euler's steps then scale the noise by numbers.
     grid = sigma_grid(4)
     share = 0.5 / (0.5 + grid)
     factor = grid[0] * np.prod(share[:3] + grid[1:4] / grid[:3] * (1.0 - share[:3])) * share[3]
-    start = np.asarray(start_noise(key, codec.windows, 1, 128))[0, : len(drawn)]
-    np.testing.assert_allclose(drawn, factor * start, rtol=1e-4, atol=1e-5)
+    start = start_noise(jax.random.fold_in(jax.random.key(np.uint32(0)), 0), codec.windows, 1, 128)
+    np.testing.assert_allclose(drawn[:, :500], factor * start[:, :500], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpm_solver_pp_2m"])
@@ -237,8 +239,8 @@ def test_missing_networks_shapes_classes_and_facts_are_named(folder):
     def broken(networks=None, **facts):
         return Model({**model.networks, **(networks or {})}, {**model.facts, **facts})
 
-    without = {name: network for name, network in model.networks.items() if name != "quantizer"}
-    with pytest.raises(ModelFolderError, match="no network 'quantizer'"):
+    without = {name: network for name, network in model.networks.items() if name != "projector"}
+    with pytest.raises(ModelFolderError, match="no network 'projector'"):
         Codec(Model(without, model.facts))
     dit = model.networks["dit"]
     with pytest.raises(ModelFolderError, match="dit.safetensors.*shape"):
@@ -255,10 +257,24 @@ def test_missing_networks_shapes_classes_and_facts_are_named(folder):
         ({"operating_point": {**point, "overlap": 40}}, "overlap"),
         ({"latent_statistics": {"mean": [0.0], "std": [1.0]}}, "latent_statistics"),
         ({"latent_statistics": None}, "latent_statistics"),
-        ({"outdated": ["clap", "quantizer"]}, "^quantizer: trained before other networks"),
+        ({"outdated": ["clap", "projector", "quantizer"]}, "^projector: trained before other networks"),
     ):
         with pytest.raises(ModelFolderError, match=message):
             Codec(broken(**change))
+
+
+@pytest.mark.parametrize("outdated", [False, True])
+def test_a_model_without_a_fitting_quantizer_embeds_but_makes_no_codes(folder, codec, outdated):
+    model = load_model(folder)
+    left = {name: network for name, network in model.networks.items() if outdated or name != "quantizer"}
+    step_1 = Codec(Model(left, {**model.facts, "outdated": ["quantizer"] if outdated else []}))
+    sound = noise(9600)
+    z = step_1.embed(sound, 48_000)
+    np.testing.assert_array_equal(z, codec.embed(sound, 48_000))
+    decoded = step_1.decode_embeddings(z, len(sound), steps=3)
+    np.testing.assert_array_equal(decoded, codec.decode_embeddings(z, len(sound), steps=3))
+    with pytest.raises(ModelFolderError, match="no quantizer of its embeddings.*train the stage"):
+        step_1.encode(sound, 48_000)
 
 
 def test_a_model_without_captions_says_so(folder):
