@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from woosh_flow_layout import TINY, TINY_ROTARY, flow_shapes, seeded, text_shapes
 from woosh_layout import woosh_state
 
+from spresso_jax.checkpoints.trees import flatten
 from spresso_jax.checkpoints.weights import ModelFolderError, Network, load_model, save_model
 from spresso_jax.clap.tokenizer import Tokenizer, train_tokenizer
 from spresso_jax.cli.main import app
@@ -105,6 +106,16 @@ def test_step_1_builds_on_it_with_the_third_stream_and_the_codec_folds_its_adapt
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
     module, params = prepared("dit", Network(config, zeros, "DiT"), on_cpu=True)
     assert module.precond == "flow" and module.lora_rank == 0 and "lora_a" not in params["single"]["fc1"]
+
+
+def test_it_can_be_trained_on_as_text_to_audio_in_its_own_form(imported):
+    sizes = ["width=16", "heads=2", "mlp_ratio=1.5", "joint_blocks=2", "audio_blocks=2", "noise_features=8"]
+    config = load_config("text_to_audio:paper", ["pooled_text=False", *(f"model.{size}" for size in sizes)])
+    stage = registry.build("text_to_audio", config, imported)
+    fresh = flatten(jax.eval_shape(stage.init, jax.random.key(0)))
+    known = flatten({"dit": imported.networks["dit"].params})
+    assert {path: leaf.shape for path, leaf in fresh.items()} == {path: leaf.shape for path, leaf in known.items()}
+    assert stage.finish({"dit": {}}, lambda: iter(())).networks["dit"][0]["precond"] == "flow"
 
 
 def test_the_command_line_of_step_1_takes_it(imported, tmp_path):
