@@ -2,7 +2,8 @@
 
     spresso train text_to_audio --config text_to_audio:small --data SHARDS --upstream runs/clap/model --run runs/dit
 
-Presets: paper (356 M parameters), small and nano (two CPU cores), tiny (demo, tests).
+Presets: paper (356 M parameters), small and nano (two CPU cores), tiny (demo, tests); with "mp" after a size, as in
+small-mp, EDM2's magnitude-preserving layers and learning rate.
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +26,8 @@ def diffusion() -> ConfigDict:
 
 def get_config(preset: str | None = None) -> ConfigDict:
     """Config of one preset."""
-    size, _ = blocks.split_preset(preset)
+    parts = (preset or "").split("-")
+    size, _ = blocks.split_preset("-".join(part for part in parts if part != "mp"))
     config = ConfigDict(
         dict(
             stage="text_to_audio",
@@ -33,6 +35,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
             model=dict(
                 width=1024, heads=8, mlp_ratio=4.0,  # decision 9
                 joint_blocks=6, audio_blocks=6,  # S-PRESSO 3.2
+                block_style="adaln",  # decision 9; "mp": magnitude-preserving layers
                 patch=1, input_gain=False, magnitude_input=False, noise_features=256, remat=False, dtype="float32",
             ),
             pooled_text=True,
@@ -69,4 +72,10 @@ def get_config(preset: str | None = None) -> ConfigDict:
         config.optimizer.ramp_steps = 5
         config.data.update(dict(batch_size=8, validation_clips=16))
         config.loop.update(dict(steps=40, validate_every=40, save_every=40, preview_every=0, log_every=10, snapshot_every=5))
+    if "mp" in parts:
+        config.model.block_style = "mp"
+        # EDM2: learning rate 1e-2, constant for 70,000 of about a million steps, then 1 / sqrt(n); no weight decay.
+        config.optimizer.update(
+            dict(learning_rate=1e-2, schedule="inverse_sqrt", decay_steps=config.loop.steps * 7 // 100, weight_decay=0.0)
+        )
     return config

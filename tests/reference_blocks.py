@@ -90,3 +90,58 @@ def parallel(weights, packed, out, q_norm, k_norm, modulation_layer):
         },
         "fc1": hidden, "out": dense(weights, out), "modulation": modulation(weights, modulation_layer),
     }
+
+
+def magnitude_joint_block(params, carry, y, tables, heads, last):
+    """EDM2's rules on the streams of a joint block, in float64 NumPy and straight from the formulas.
+
+    Args:
+      params: {"text", "audio", "down": {layer: {"mp_kernel", "gain"}}, "down_bias": [H]}.
+      carry, y, tables, last: as in our JointBlock; the third stream is not modulated.
+    """
+
+    def unit(x, axis=-1):
+        return x / (1e-4 + np.sqrt(np.mean(np.square(x), axis=axis, keepdims=True)))
+
+    def linear(layer, x):
+        kernel = np.asarray(layer["mp_kernel"], np.float64)
+        return float(layer.get("gain", 1.0)) * (x @ unit(kernel, 0)) / np.sqrt(len(kernel))
+
+    def added(x, branch):
+        return (0.7 * x + 0.3 * branch) / np.sqrt(0.58)
+
+    def turned(x, table):  # complex multiplication of the interleaved pairs; x [B, L, H, head_dim]
+        if table is None:
+            return x
+        z = (x[..., ::2] + 1j * x[..., 1::2]) * (table[..., 0] + 1j * table[..., 1]).astype(complex)[:, None]
+        return np.stack([z.real, z.imag], axis=-1).reshape(x.shape)
+
+    def split(x):
+        return unit(x.reshape(*x.shape[:2], heads, -1))
+
+    names = ("text", "audio", "down")
+    x = {name: unit(np.asarray(carry[name], np.float64)) for name in names}
+    quiet = {name: last and name != "audio" for name in names}
+    scale = {
+        name: [1.0, 1.0] if name == "down" else
+        np.split(1.0 + linear(params[name]["modulation"], np.asarray(y, np.float64))[:, None], 1 if quiet[name] else 2, -1)
+        for name in names
+    }
+    u = {name: x[name] * scale[name][0] for name in names}
+    k = np.concatenate([turned(split(linear(params[n]["k"], u[n])), tables.get(n)) for n in names], 1)
+    v = np.concatenate([split(linear(params[n]["v"], u[n])) for n in names], 1)
+    bias = np.concatenate([np.zeros((heads, k.shape[1] - x["down"].shape[1])),
+                           np.repeat(np.asarray(params["down_bias"], np.float64)[:, None], x["down"].shape[1], 1)], 1)
+    out = {}
+    for name in names:
+        if quiet[name]:
+            out[name] = np.asarray(carry[name])
+            continue
+        q = turned(split(linear(params[name]["q"], u[name])), tables.get(name))
+        logits = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1]) + bias[:, None]
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        attended = np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), v).reshape(x[name].shape)
+        middle = added(x[name], linear(params[name]["out"], attended))
+        hidden = linear(params[name]["fc1"], middle * scale[name][1])
+        out[name] = added(middle, linear(params[name]["fc2"], hidden / (1.0 + np.exp(-hidden)) / 0.596))
+    return out

@@ -46,6 +46,19 @@ class NoiseLevel(nn.Module):
         return SiluMlp(self.hidden, self.width, zero_last=self.zero_last, name="mlp")(basis)
 
 
+def check_caption(text: jax.Array, mask: jax.Array, tokens: int) -> None:
+    """Compares the lengths of text [B, N, Dt] and mask [B, N] with those that a model was built for.
+
+    Raises:
+      ValueError: if N is not `tokens`.
+    """
+    if text.shape[-2] != tokens or mask.shape[-1] != tokens:
+        raise ValueError(
+            f"text has {text.shape[-2]} positions and its mask {mask.shape[-1]}, the model was built for {tokens}: "
+            "pad or cut the caption to that length"
+        )
+
+
 class Caption(nn.Module):
     """Text tokens of constant length: padded positions hold learned vectors, so that no attention mask is needed.
 
@@ -65,11 +78,7 @@ class Caption(nn.Module):
         Raises:
           ValueError: if N is not the number of tokens that the pads were made for.
         """
-        if text.shape[-2] != self.tokens or mask.shape[-1] != self.tokens:
-            raise ValueError(
-                f"text has {text.shape[-2]} positions and its mask {mask.shape[-1]}, the model was built for "
-                f"{self.tokens}: pad or cut the caption to that length"
-            )
+        check_caption(text, mask, self.tokens)
         pad = self.param("pad", nn.initializers.normal(0.02), (self.tokens, text.shape[-1]))
         filled = jnp.where(mask[..., None].astype(bool), text, pad.astype(text.dtype))
         return SiluMlp(self.hidden, self.width, dtype=self.dtype, name="mlp")(filled)

@@ -16,7 +16,17 @@ import numpy as np
 
 from spresso_jax.dit.blocks import AudioBlock, JointBlock, OutputLayer, ParallelBlock
 from spresso_jax.dit.conditioning import Caption, NoiseLevel, PooledCaption
+from spresso_jax.dit.magnitude_blocks import (
+    MagnitudeAudioBlock,
+    MagnitudeCaption,
+    MagnitudeJointBlock,
+    MagnitudeNoiseLevel,
+    MagnitudeOutput,
+    MagnitudePooledCaption,
+    embedding,
+)
 from spresso_jax.nn.lora import LoraDense
+from spresso_jax.nn.magnitude import MagnitudeDense
 from spresso_jax.nn.rope import rope_table
 from spresso_jax.nn.transformer import stacked
 from spresso_jax.shapes import pooled_length, pooled_positions
@@ -52,6 +62,8 @@ class DiT(nn.Module):
       isolated: down queries see only down keys.
       down_bias_init: first value of a learned logit bias per head on down keys, or None.
       lora_rank, lora_alpha: adapters on q, k, v, out, fc1, fc2 of audio and text in all blocks; alpha 0 means rank.
+      block_style: "adaln", or "mp" for EDM2's magnitude-preserving layers in all of the network but the u(sigma) head:
+        no adapters, sequential blocks, fixed noise features; their kernels want `magnitude.project_kernels` in training.
       single_style: "sequential" or "parallel" blocks after the joint ones.
       single_text: text goes on through those blocks (at positions T + j), as in Woosh.
       registers: learned tokens before the audio, at position `register_position` (in frames).
@@ -83,6 +95,7 @@ class DiT(nn.Module):
     lora_rank: int = 0
     lora_alpha: float = 0.0
     qk_norm: bool = True
+    block_style: str = "adaln"
     single_style: str = "sequential"
     single_text: bool = False
     registers: int = 0
@@ -108,14 +121,19 @@ class DiT(nn.Module):
             raise ValueError(f"precond must be edm or flow, got {self.precond!r}")
         if self.width % self.heads or self.width // self.heads % 2:
             raise ValueError(f"width {self.width} over {self.heads} heads gives no even head size")
+        mp = self._magnitude_preserving()
         hidden = int(self.width * self.mlp_ratio)
-        self.audio_in = LoraDense(self.width, dtype=self.dtype)
-        self.caption = Caption(self.text_tokens, hidden, self.width, self.dtype)
+        constant = dict(constant=True) if mp else {}
+        self.audio_in = (MagnitudeDense if mp else LoraDense)(self.width, dtype=self.dtype, **constant)
+        self.caption = (MagnitudeCaption if mp else Caption)(self.text_tokens, hidden, self.width, self.dtype)
         basis = dict(features=self.noise_features, learned=self.learned_noise_features)
-        self.noise_level = NoiseLevel(hidden=hidden, width=self.width, **basis)
+        if mp:
+            self.noise_level = MagnitudeNoiseLevel(self.noise_features, self.width)
+        else:
+            self.noise_level = NoiseLevel(hidden=hidden, width=self.width, **basis)
         self.uncertainty_head = NoiseLevel(hidden=self.uncertainty_hidden, width=1, zero_last=True, **basis)
         if self.pooled_text_width:
-            self.pooled_caption = PooledCaption(hidden, self.width)
+            self.pooled_caption = MagnitudePooledCaption(self.width) if mp else PooledCaption(hidden, self.width)
         if self.registers:
             self.register = self.param("register", nn.initializers.normal(0.02), (self.registers, self.width))
         common = dict(
@@ -123,15 +141,36 @@ class DiT(nn.Module):
             lora_rank=self.lora_rank, lora_alpha=self.lora_alpha, dtype=self.dtype, attention_form=self.attention_form,
         )
         third = dict(third_stream=self.third_stream, isolated=self.isolated, down_bias_init=self.down_bias_init)
+        joint = MagnitudeJointBlock if mp else JointBlock
         if self.joint_blocks > 1:
             methods = {"vectors": (False,), "isolated_down": (False,), "update": (True, False)}
-            self.joint = stacked(JointBlock, self.joint_blocks - 1, self.remat, 2, methods)(**common, **third)
-        self.joint_last = JointBlock(**common, **third, last=True, text_last=not self.single_text)
+            self.joint = stacked(joint, self.joint_blocks - 1, self.remat, 2, methods)(**common, **third)
+        self.joint_last = joint(**common, **third, last=True, text_last=not self.single_text)
         if self.audio_blocks:
-            block = AudioBlock if self.single_style == "sequential" else ParallelBlock
+            sequential = MagnitudeAudioBlock if mp else AudioBlock
+            block = sequential if self.single_style == "sequential" else ParallelBlock
             methods = {"vectors": (False,), "update": (True, False)}
             self.single = stacked(block, self.audio_blocks, self.remat, 2, methods)(**common)
-        self.output = OutputLayer(self.latent_channels * self.patch * (2 if self.input_gain else 1), self.dtype)
+        output = MagnitudeOutput if mp else OutputLayer
+        self.output = output(self.latent_channels * self.patch * (2 if self.input_gain else 1), self.dtype)
+
+    def _magnitude_preserving(self) -> bool:
+        """Whether the style is "mp", after a look at the options that it does not have."""
+        if self.block_style not in ("adaln", "mp"):
+            raise ValueError(f"block_style must be adaln or mp, got {self.block_style!r}")
+        if self.block_style == "adaln":
+            return False
+        if self.lora_rank:
+            raise ValueError(
+                f"lora_rank is {self.lora_rank}, but an adapter of a weight-normalised layer is ill-defined: set "
+                "lora_rank=0 with block_style mp"
+            )
+        if self.single_style != "sequential" or self.learned_noise_features or not self.qk_norm:
+            raise ValueError(
+                "block_style mp has sequential blocks, fixed noise features and normalised queries and keys: leave "
+                "single_style, learned_noise_features and qk_norm at their defaults"
+            )
+        return True
 
     def __call__(
         self,
@@ -217,16 +256,20 @@ class DiT(nn.Module):
           "output": [S, P, 2 D]}, L stacked blocks; P is 1 without pooled text, else the batch. Entry s of every array
           is what `predict_modulated` takes.
         """
-        y = self.noise_level(c_noise)[:, None]
-        vectors = self._vectors(nn.silu(y if context.pooled is None else y + context.pooled))
+        vectors = self._vectors(self._conditioning(self.noise_level(c_noise)[:, None], context.pooled))
         stacks = {name: jax.tree.map(lambda v: jnp.moveaxis(v, 0, 1), vectors[name])
                   for name in ("joint", "single") if name in vectors}  # fmt: skip
         return {**vectors, **stacks}
+    def _conditioning(self, y: jax.Array, pooled: jax.Array | None) -> jax.Array:
+        """Activated conditioning vector [..., D] of an embedded noise level and prepared pooled text, for all modulations."""
+        if self.block_style == "mp":
+            # A network with pooled text sees a missing one as zeros, like a dropped one.
+            return embedding(y, jnp.zeros_like(y) if pooled is None and self.pooled_text_width else pooled)
+        return nn.silu(y if pooled is None else y + pooled)
 
     def predict(self, x: jax.Array, c_noise: jax.Array, context: Context) -> jax.Array:
         """F [B, T, C] float32 from a prepared context; see `__call__`."""
-        y = self.noise_level(c_noise)
-        y = nn.silu(y if context.pooled is None else y + context.pooled)
+        y = self._conditioning(self.noise_level(c_noise), context.pooled)
         if context.down_keys_values is not None:
             return self.predict_modulated(x, self._vectors(y), context)
 

@@ -1,19 +1,22 @@
 """Magnitude-preserving primitives of EDM2, the optional alternative to AdaLN blocks.
 
 Every operation keeps the root mean square of unit-variance inputs; weights are normalised on the fly and, after each
-optimiser update, projected back (`project`). Weight decay must be 0 with them.
+optimiser update, projected back (`project_kernels`). Weight decay must be 0 with them.
 Source: Karras et al. 2024 (EDM2), section 2 and appendix B; all norms in float32 or wider.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 EPSILON = 1e-4
+KERNEL = "mp_kernel"
 
 
 def normalize(x: jax.Array, axes: int | Sequence[int]) -> jax.Array:
@@ -55,6 +58,45 @@ def linear(x: jax.Array, kernel: jax.Array, gain: jax.Array | float = 1.0) -> ja
 def project(kernel: jax.Array) -> jax.Array:
     """Forced weight normalisation: the kernel [..., in, out] to put back after an optimiser update."""
     return normalize(kernel, -2)
+
+
+def project_kernels(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Forced weight normalisation of a whole tree: every leaf called `mp_kernel` is projected, others are kept.
+
+    Source: EDM2, appendix B (`normalize` of the weights before each training step).
+    """
+
+    def projected(path: tuple, leaf: jax.Array) -> jax.Array:
+        return project(leaf) if path[-1].key == KERNEL else leaf
+
+    return jax.tree_util.tree_map_with_path(projected, dict(params))
+
+
+class MagnitudeDense(nn.Module):
+    """`linear` as a layer: parameter `mp_kernel` [in, features] from N(0, 1), no bias.
+
+    Attributes:
+      features: output size.
+      gained: the output is scaled by a learned scalar `gain`, zero at first.
+      constant: a channel of ones is appended to the input; at the first layer of a network it stands for all biases.
+      dtype: of the product; parameters, and the normalisation of the kernel, stay float32.
+    """
+
+    features: int
+    gained: bool = False
+    constant: bool = False
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [..., in] -> [..., features]."""
+        lead = x.shape[:-1]
+        x = x.astype(self.dtype).reshape(-1, x.shape[-1])
+        if self.constant:
+            x = jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=-1)
+        kernel = self.param(KERNEL, nn.initializers.normal(1.0), (x.shape[-1], self.features))
+        gain = self.param("gain", nn.initializers.zeros_init(), ()) if self.gained else 1.0
+        return linear(x, kernel, gain).reshape(*lead, self.features)
 
 
 def attention_operands(*operands: jax.Array) -> list[jax.Array]:

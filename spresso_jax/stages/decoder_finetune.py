@@ -101,6 +101,7 @@ def build(config: Any, upstream: Any) -> Stage:
             **{name: upstream.networks[name].params for name in (*TRAINED, *frozen)},
             listening.NETWORK: listener.params,
         },
+        project=denoising.projection(model.dit, config.optimizer),
         ema=denoising.power_averages(tuple(config.ema_lengths)),
         ema_lengths=denoising.power_lengths(tuple(config.ema_lengths)),
         chosen_ema=f"{config.chosen_ema:g}",

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from spresso_jax.diffusion import edm, ema
+from spresso_jax.dit.model import DiT
+from spresso_jax.nn import magnitude
 from spresso_jax.shapes import CLIP_FRAMES, LATENT_CHANNELS
-from spresso_jax.train.stage import Batch, Metrics
+from spresso_jax.train.stage import Batch, Metrics, Tree
 
 Network = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -109,3 +111,25 @@ def power_lengths(lengths: tuple[float, ...]) -> dict[str, float]:
 
 def _decay(gamma: float) -> Callable[[jax.Array], jax.Array]:
     return lambda step: ema.beta(jnp.asarray(step, jnp.float32), gamma)
+
+
+def projection(dit: DiT, optimizer: Any) -> Callable[[Tree], Tree] | None:
+    """Forced weight normalisation for `Stage.project` of a magnitude-preserving DiT; None for the others.
+
+    Raises:
+      ValueError: for a magnitude-preserving DiT with adapters or weight decay.
+    """
+    if dit.block_style != "mp":
+        return None
+    if dit.lora_rank:
+        raise ValueError(
+            f"lora.lora_rank is {dit.lora_rank}, but an adapter of a weight-normalised layer is ill-defined, and the DiT "
+            "has block_style mp: set lora.lora_rank=0 to train without adapters, or train text_to_audio with "
+            "model.block_style=adaln"
+        )
+    if optimizer.weight_decay:
+        raise ValueError(
+            f"optimizer.weight_decay is {optimizer.weight_decay:g}, but the kernels of a DiT with block_style mp are "
+            "normalised after every step, which leaves nothing to decay: set optimizer.weight_decay=0"
+        )
+    return magnitude.project_kernels

@@ -98,6 +98,7 @@ def build(config: Any, upstream: Any) -> Stage:
         ),
         upstream={**inherited, listening.NETWORK: listener.params},
         start=start,
+        project=denoising.projection(model.dit, config.optimizer),
         ema=denoising.power_averages(tuple(config.ema_lengths)),
         ema_lengths=denoising.power_lengths(tuple(config.ema_lengths)),
         # g_psi's average is fixed here, before any quantizer sees its embeddings (decision 17).

@@ -88,6 +88,7 @@ def build(config: Any, upstream: Any) -> Stage:
         players=(Player("dit", rf"^{NETWORK}/", loss, adamw_from(config.optimizer, config.loop.steps)),),
         batch_spec=denoising.batch_spec(config.data.batch_size, dit.text_tokens, dit.text_width, clap["channels"]),
         upstream={**inherited, listening.NETWORK: listener.params},
+        project=denoising.projection(dit, config.optimizer),
         ema=denoising.power_averages(tuple(config.ema_lengths)),
         ema_lengths=denoising.power_lengths(tuple(config.ema_lengths)),
         chosen_ema=f"{config.chosen_ema:g}",

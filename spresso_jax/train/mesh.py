@@ -18,8 +18,8 @@ SMALLEST_SHARDED_BYTES = 1 << 20
 # (path pattern, trailing dimensions). A leading axis of stacked layers stays unsharded. First match wins; a leaf with no
 # match is split over fsdp along its largest dimension that divides.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"(qkv|q|k|v|fc1|pwconv1|in_proj)/kernel$", ("fsdp", "tensor")),
-    (r"(out|proj|fc2|pwconv2|out_proj)/kernel$", ("tensor", "fsdp")),
+    (r"(qkv|q|k|v|fc1|pwconv1|in_proj)/(mp_)?kernel$", ("fsdp", "tensor")),
+    (r"(out|proj|fc2|pwconv2|out_proj)/(mp_)?kernel$", ("tensor", "fsdp")),
 )
 
 

@@ -84,6 +84,8 @@ class Stage:
         batches (NumPy) for data-dependent initialisation.
       maintain: (networks, draw, key) -> networks, called every `maintain_every` steps outside the compiled step (dead
         codewords), or None; `draw()` gives batches from the current step on.
+      project: trained leaves -> trained leaves of the same shapes, or None; applied to fresh leaves, and in every update
+        after the averages (EDM2's order: the averages hold what the optimiser left), such as forced weight normalisation.
       schedules: name -> (step, int array) -> scalar that changes while training, such as the weight of a loss; losses,
         `produce`, `validate` and `preview` find it as `networks["schedule"][name]`.
       ema: name -> (step after the update, int array) -> decay in [0, 1).
@@ -109,6 +111,7 @@ class Stage:
     start: Callable[[Tree, Callable[[], Iterator[dict]]], Tree] | None = None
     maintain: Callable[[Tree, Callable[[], Iterator[dict]], jax.Array], Tree] | None = None
     maintain_every: int = 0
+    project: Callable[[Tree], Tree] | None = None
     schedules: Mapping[str, Callable[[jax.Array], jax.Array]] = field(default_factory=dict)
     ema: Mapping[str, Callable[[jax.Array], jax.Array]] = field(default_factory=dict)
     ema_lengths: Mapping[str, float] = field(default_factory=dict)

@@ -109,8 +109,9 @@ def check_inherited(stage: Stage, networks: Tree) -> None:
 
 
 def create(stage: Stage, networks: Tree, key: jax.Array) -> tuple[TrainState, Tree]:
-    """State at step 0 and the frozen leaves, from a full tree of networks."""
+    """State at step 0, its trained leaves projected, and the frozen leaves, from a full tree of networks."""
     params, buffers, frozen = split(stage, networks)
+    params = params if stage.project is None else stage.project(params)
     opt = {player.name: player.optimizer.init(select(params, player.owns)) for player in stage.players}
     state = TrainState(
         step=jnp.zeros((), jnp.int32),

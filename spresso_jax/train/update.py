@@ -20,7 +20,8 @@ def make_update(stage: Stage, accumulate: int = 1) -> Callable[[TrainState, Tree
     is ever held); then each player in turn takes one optimiser step on the leaves it
     owns, seeing what earlier players have just changed (DAC's order: the discriminator on the detached fake, then the
     generator against the updated discriminator). A player whose gradient is not finite stays where it is and the step
-    is counted in `state.skipped`.
+    is counted in `state.skipped`. At the end of the step, after the averages, comes the stage's projection, once however
+    many micro-batches there were.
 
     Args:
       stage: the stage.
@@ -64,6 +65,7 @@ def make_update(stage: Stage, accumulate: int = 1) -> Callable[[TrainState, Tree
         step = state.step + 1
         averaged = select(params, stage.averaged)
         ema = {name: _averaged(state.ema[name], averaged, decay(step)) for name, decay in stage.ema.items()}
+        params = params if stage.project is None else stage.project(params)
         skipped = state.skipped + refused.astype(jnp.int32)
         metrics["skipped"] = skipped
         return state.replace(step=step, params=params, opt=opt, ema=ema, skipped=skipped), metrics
