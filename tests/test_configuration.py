@@ -76,6 +76,21 @@ def test_the_paper_presets_hold_the_papers_values():
     assert load_config("quantizer").data.batch_size == 8000
 
 
+def test_magnitude_preserving_presets_change_the_style_and_the_optimiser_alone():
+    paper = to_plain(load_config("text_to_audio:paper"))
+    mp = to_plain(load_config("text_to_audio:mp"))
+    assert mp["model"].pop("block_style") == "mp" and paper["model"].pop("block_style") == "adaln"
+    settings = mp.pop("optimizer")
+    assert (settings["learning_rate"], settings["decay_steps"], settings["weight_decay"]) == (1e-2, 70_000, 0.0)
+    assert {name for name in settings if settings[name] != paper["optimizer"][name]} == {
+        "learning_rate", "decay_steps", "weight_decay"
+    }  # fmt: skip
+    del paper["optimizer"]
+    assert mp == paper
+    small = load_config("text_to_audio:small-mp")
+    assert (small.model.width, small.optimizer.schedule, small.optimizer.decay_steps) == (192, "inverse_sqrt", 210)
+
+
 def test_the_rates_table_gives_the_papers_bitrates():
     for row in rates.RATES.values():
         assert max(row["decode_codebooks"]) <= row["train_codebooks"]

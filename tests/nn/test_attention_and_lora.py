@@ -7,7 +7,7 @@ import pytest
 
 from spresso_jax.nn import attention as attention_module
 from spresso_jax.nn.attention import attention, choose_form
-from spresso_jax.nn.lora import LoraDense, merge, overlay
+from spresso_jax.nn.lora import LoraDense, merge, overlay, scaling, unmerge
 from spresso_jax.nn.rope import rope_table, rotate
 from spresso_jax.nn.transformer import gelu
 
@@ -70,6 +70,21 @@ def test_a_fresh_adapter_changes_nothing_and_merging_a_stack_keeps_the_output():
     merged = merge({"blocks": jax.tree.map(lambda v: jnp.stack([v, 2 * v]), params)}, alpha=6)["blocks"]
     first = jax.tree.map(lambda v: v[0], merged)
     np.testing.assert_allclose(LoraDense(4).apply({"params": first}, x), layer.apply({"params": params}, x), atol=1e-5)
+
+
+@pytest.mark.parametrize(("stable", "factor"), [(False, 3.0), (True, 6.0 / 2**0.5)])
+def test_adapters_are_scaled_merged_and_taken_out_again(stable, factor):
+    x, layer = jax.random.normal(jax.random.key(0), (3, 5)), LoraDense(4, rank=2, alpha=6, rank_stabilised=stable)
+    assert scaling(2, 6, stable) == pytest.approx(factor)
+    params = {**layer.init(jax.random.key(1), x)["params"], "bias": jnp.arange(4.0)}
+    params["lora_b"] = jax.random.normal(jax.random.key(2), (2, 4))
+    merged = merge({"layer": params}, 6, stable)["layer"]
+    by_hand = x @ (params["kernel"] + factor * params["lora_a"] @ params["lora_b"]) + params["bias"]
+    for got in (LoraDense(4).apply({"params": merged}, x), layer.apply({"params": params}, x)):
+        np.testing.assert_allclose(got, by_hand, atol=1e-5)
+    back = unmerge({"layer": merged}, {"layer": params}, 6, stable)["layer"]
+    np.testing.assert_allclose(back["kernel"], params["kernel"], atol=1e-6)
+    np.testing.assert_array_equal(back["bias"], params["bias"])
 
 
 def test_overlay_keeps_new_leaves_and_names_what_does_not_fit():

@@ -110,6 +110,53 @@ def test_the_adversary_of_the_audio_ae_can_be_warmed_up_and_the_linear_path_anne
             registry.build("audio_ae", load_config("audio_ae:tiny", wrong), None)
 
 
+def magnitude_preserving(model, overrides=()):
+    """Stage 3 with magnitude-preserving blocks, and the model that it leaves to stage 4."""
+    upstream = upstream_of("text_to_audio", model)
+    config = load_config("text_to_audio:tiny-mp", [*overrides])
+    stage = registry.build("text_to_audio", config, upstream)
+    dit = type(model.networks["dit"])(
+        stage.finish({"dit": {}}, lambda: iter(())).networks["dit"][0],
+        jax.tree.map(lambda v: np.ones(v.shape, np.float32), jax.eval_shape(stage.init, jax.random.key(0))["dit"]),
+        "DiT",
+    )
+    return stage, Model({**upstream.networks, "dit": dit}, upstream_of("diffusion_ae", model).facts)
+
+
+def test_magnitude_preserving_blocks_train_on_normalised_kernels_without_weight_decay(model):
+    stage, _ = magnitude_preserving(model)
+    state, frozen = jax.eval_shape(
+        lambda key: create(stage, inherit(stage, stage.init(key)), key), jax.random.key(0)
+    )
+    traced = jax.jit(make_update(stage), donate_argnums=0).trace(state, frozen, dict(stage.batch_spec))
+    assert traced.lower(lowering_platforms=("cuda", "tpu")) is not None
+    kernels = {path for path in flatten(state.params) if path.endswith("mp_kernel")}
+    assert len(kernels) > 20 and not any("uncertainty_head" in path for path in kernels)
+    doubled = {"dit": {"mp_kernel": 2.0 * jnp.ones((3, 2)), "gain": jnp.asarray(2.0)}}
+    projected = stage.project(doubled)["dit"]
+    np.testing.assert_allclose(projected["mp_kernel"], 1.0, atol=1e-4)
+    assert float(projected["gain"]) == 2.0
+    with pytest.raises(ValueError, match="set optimizer.weight_decay=0"):
+        magnitude_preserving(model, ["optimizer.weight_decay=0.01"])
+    assert built("text_to_audio", model).project is None
+
+
+def test_step_1_on_magnitude_preserving_blocks_wants_no_adapters(model):
+    _, upstream = magnitude_preserving(model)
+    with pytest.raises(ValueError, match="set lora.lora_rank=0"):
+        registry.build("diffusion_ae", load_config(PRESETS["diffusion_ae"]), upstream)
+    bare = ["lora.lora_rank=0", "optimizer.weight_decay=0.0"]
+    stage = registry.build("diffusion_ae", load_config(PRESETS["diffusion_ae"], bare), upstream)
+    networks = jax.eval_shape(lambda key: stage.start(inherit(stage, stage.init(key)), None), jax.random.key(0))
+    params, _, frozen = split(stage, networks)
+    kernels = {path for path in flatten(params) if path.endswith("mp_kernel")}
+    assert kernels and all("/down/" in path for path in kernels)
+    assert "dit/joint/audio/q/mp_kernel" in flatten(frozen)
+    jax.eval_shape(make_update(stage), *jax.eval_shape(
+        lambda key: create(stage, inherit(stage, stage.init(key)), key), jax.random.key(0)
+    ), dict(stage.batch_spec))
+
+
 def owned(name, model):
     stage = built(name, model)
     params, buffers, frozen = split(stage, inherit(stage, jax.eval_shape(stage.init, jax.random.key(0))))

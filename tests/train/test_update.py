@@ -8,6 +8,7 @@ import pytest
 from train.toy_stage import SIZE, batches, gan, regression
 
 from spresso_jax.checkpoints.trees import flatten
+from spresso_jax.nn import magnitude
 from spresso_jax.train.optimizers import exponential, inverse_sqrt, ramp_cosine
 from spresso_jax.train.stage import Player, Stage
 from spresso_jax.train.state import at_step, combine, create, inherit, networks_of, select, split
@@ -114,6 +115,23 @@ def test_two_players_accumulate_too_and_each_meets_what_the_other_did():
     np.testing.assert_allclose(change["parts"], ratio * change["whole"], rtol=1e-4)
 
 
+def test_frozen_leaves_have_no_gradient_and_no_moments():
+    seen = []
+
+    def update(gradient, state, params=None):
+        seen.append(set(flatten(gradient)))
+        return jax.tree.map(jnp.zeros_like, gradient), state
+
+    stage = regression(upstream={"other": {"w": np.ones(3, np.float32)}})
+    recorder = optax.chain(optax.GradientTransformation(lambda params: optax.EmptyState(), update), optax.adam(0.1))
+    (player,) = stage.players
+    stage = Stage(**{**stage.__dict__, "players": (Player(player.name, player.owns, player.loss, recorder),)})
+    state, frozen = started(stage)
+    jax.eval_shape(make_update(stage), state, frozen, next(batches(0)))
+    assert seen == [{"net/kernel"}] and set(flatten(frozen)) == {"other/w"}
+    assert set(flatten(optax.tree.get(state.opt["net"], "mu"))) == {"net/kernel"}
+
+
 def test_select_and_combine_are_inverse():
     tree = {"a": {"b": 1, "c": 2}, "d": {"e": 3}}
     assert combine(select(tree, "^a/"), select(tree, "^d/")) == tree
@@ -166,3 +184,55 @@ def test_averages_hold_only_the_leaves_they_are_for():
     halfway = 0.5 * (state.params["generator"]["kernel"] + after.params["generator"]["kernel"])
     np.testing.assert_allclose(networks["generator"]["kernel"], halfway, rtol=1e-6)
     np.testing.assert_array_equal(networks["critic"]["scale"], after.params["critic"]["scale"])
+
+
+def normalised_regression(traced):
+    """Regression through a magnitude-preserving kernel, with a gain; `traced` collects one entry a projection."""
+
+    def loss(networks, product, batch, key):
+        error = networks["net"]["gain"] * magnitude.linear(batch["x"], networks["net"]["mp_kernel"]) - batch["y"]
+        return jnp.mean(jnp.square(error)), {}
+
+    def project(params):
+        traced.append("projected")
+        return magnitude.project_kernels(params)
+
+    def init(key):
+        return {"net": {"mp_kernel": 3.0 * jax.random.normal(key, (SIZE, 1)), "gain": jnp.asarray(0.5)}}
+
+    stage = regression()
+    players = (Player("net", "net", loss, optax.adam(0.05)),)
+    ema = {"short": lambda step: jnp.where(step == 1, 0.0, 0.5)}
+    return Stage(
+        **{**stage.__dict__, "init": init, "players": players, "ema": ema, "chosen_ema": "short", "project": project}
+    )
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_projection_after_the_update_equals_forced_normalisation_before_it(accumulate):
+    traced = []
+    stage = normalised_regression(traced)
+    state, frozen = started(stage)
+    traced.clear()
+    jax.eval_shape(make_update(stage, accumulate), state, frozen, next(batches(0)))
+    assert traced == ["projected"]  # once: within the loop over micro-batches it would be traced several times
+    update = jax.jit(make_update(stage, accumulate))
+    # EDM2's order, once a step: normalise, forward, backward, Adam, average.
+    (player,) = stage.players
+    weights = stage.init(jax.random.key(0))
+    moments, average = player.optimizer.init(weights), None
+    gradient_of = jax.jit(jax.grad(lambda w, batch: player.loss(w, None, batch, None)[0]))
+    stream = batches(0)
+    for _ in range(20):
+        batch = next(stream)
+        weights = magnitude.project_kernels(weights)
+        change, moments = player.optimizer.update(gradient_of(weights, batch), moments, weights)
+        weights = optax.apply_updates(weights, change)
+        average = weights if average is None else jax.tree.map(lambda a, b: 0.5 * (a + b), average, weights)
+        state, _ = update(state, frozen, batch)
+        for path, leaf in flatten(state.ema["short"]).items():
+            np.testing.assert_allclose(leaf, flatten(average)[path], rtol=2e-5, atol=1e-6)
+        for path, leaf in flatten(state.params).items():
+            np.testing.assert_allclose(leaf, flatten(magnitude.project_kernels(weights))[path], rtol=2e-5, atol=1e-6)
+    assert abs(float(jnp.sqrt(jnp.mean(state.params["net"]["mp_kernel"] ** 2))) - 1.0) < 1e-3
+    assert abs(float(jnp.sqrt(jnp.mean(weights["net"]["mp_kernel"] ** 2))) - 1.0) > 1e-3  # the average saw this one
