@@ -76,6 +76,8 @@ def get_config(preset: str | None = None) -> ConfigDict:
         config.model.block_style = "mp"
         # EDM2: learning rate 1e-2, constant for 70,000 of about a million steps, then 1 / sqrt(n); no weight decay.
         config.optimizer.update(
-            dict(learning_rate=1e-2, schedule="inverse_sqrt", decay_steps=config.loop.steps * 7 // 100, weight_decay=0.0)
-        )
+            dict(
+                learning_rate=1e-2, schedule="inverse_sqrt", decay_steps=config.loop.steps * 7 // 100, weight_decay=0.0,
+            )
+        )  # fmt: skip
     return config

@@ -124,7 +124,7 @@ def magnitude_joint_block(params, carry, y, tables, heads, last):
     quiet = {name: last and name != "audio" for name in names}
     scale = {
         name: [1.0, 1.0] if name == "down" else
-        np.split(1.0 + linear(params[name]["modulation"], np.asarray(y, np.float64))[:, None], 1 if quiet[name] else 2, -1)
+        np.split(1.0 + linear(params[name]["modulation"], np.asarray(y))[:, None], 1 if quiet[name] else 2, -1)
         for name in names
     }
     u = {name: x[name] * scale[name][0] for name in names}

@@ -1,6 +1,6 @@
 """Magnitude-preserving parts of the DiT (`block_style="mp"`): blocks, conditioning and output layer.
 
-EDM2's design on our streams: no bias, no LayerNorm, no shift and no gate. Tokens are normalised when they enter a block,
+EDM2's design on our streams: no bias, no LayerNorm, no shift and no gate. Tokens are normalised at the entry of a block,
 the noise level scales what attention and MLP see by `1 + gain W y`, residuals are weighted sums, and queries, keys and
 values are normalised per head (cosine attention).
 Source: Karras et al. 2024 (EDM2), section 2 and appendix B; streams as in S-PRESSO 3.3 and figure 2.
@@ -134,7 +134,7 @@ class MagnitudePooledCaption(nn.Module):
 
 
 class MagnitudeCaption(nn.Module):
-    """Text tokens of constant length with learned padding, as `conditioning.Caption`; each token is normalised first."""
+    """Text tokens of constant length with learned padding, as `conditioning.Caption`; each token is normalised."""
 
     tokens: int
     hidden: int

@@ -63,7 +63,7 @@ class DiT(nn.Module):
       down_bias_init: first value of a learned logit bias per head on down keys, or None.
       lora_rank, lora_alpha: adapters on q, k, v, out, fc1, fc2 of audio and text in all blocks; alpha 0 means rank.
       block_style: "adaln", or "mp" for EDM2's magnitude-preserving layers in all of the network but the u(sigma) head:
-        no adapters, sequential blocks, fixed noise features; their kernels want `magnitude.project_kernels` in training.
+        no adapters, sequential blocks, fixed noise features; training applies `magnitude.project_kernels`.
       single_style: "sequential" or "parallel" blocks after the joint ones.
       single_text: text goes on through those blocks (at positions T + j), as in Woosh.
       registers: learned tokens before the audio, at position `register_position` (in frames).

@@ -34,7 +34,8 @@ def test_products_of_rotated_vectors_depend_on_the_distance_only():
     starts = np.asarray([0, 3, 100, 257, 400])
 
     def products(distance):
-        turned = (rotate(jnp.tile(x, (1, 5, 1, 1)), rope_table(at, 16)) for x, at in ((q, starts + distance), (k, starts)))
+        pairs = ((q, starts + distance), (k, starts))
+        turned = (rotate(jnp.tile(x, (1, 5, 1, 1)), rope_table(at, 16)) for x, at in pairs)
         return np.asarray(jnp.einsum("blhd,blhd->l", *turned))
 
     values = [products(distance) for distance in (0, 1, 7, 90)]
