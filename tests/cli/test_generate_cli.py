@@ -42,16 +42,16 @@ def program(*words):
 
 def test_sounds_are_written_under_the_captions_name(model, tmp_path):
     result = program(
-        "generate", "Glass, breaking on STONE!", "--seconds", 0.3, "--count", 2, "--model", model, "-o", tmp_path / "made", *QUICK
+        "generate", "Rain, on a ROOF!", "--seconds", 0.3, "--count", 2, "--model", model, "-o", tmp_path / "made", *QUICK
     )
     assert result.exit_code == 0, result.output
     files = sorted((tmp_path / "made").iterdir())
-    assert [file.name for file in files] == ["glass-breaking-on-stone-1.wav", "glass-breaking-on-stone-2.wav"]
+    assert [file.name for file in files] == ["rain-on-a-roof-1.wav", "rain-on-a-roof-2.wav"]
     first, second = (soundfile.read(file)[0] for file in files)
     assert soundfile.info(files[0]).samplerate == 48_000 and first.shape == (14_400,)
     assert np.abs(first - second).max() > 1e-3 and all(str(file) in result.stdout for file in files)
     one = tmp_path / "one.flac"
-    result = program("generate", "Glass, breaking on STONE!", "--seconds", 0.3, "--model", model, "-o", one, *QUICK)
+    result = program("generate", "Rain, on a ROOF!", "--seconds", 0.3, "--model", model, "-o", one, *QUICK)
     assert result.exit_code == 0, result.output
     np.testing.assert_array_equal(soundfile.read(one)[0], first)
 
@@ -111,7 +111,7 @@ def test_unconditional_sounds_need_no_caption(model, tmp_path):
 
 
 def test_names_are_safe_and_keep_letters():
-    assert slug("../../etc/passwd") == "etc-passwd" and slug("Tür knarrt") == "tür-knarrt" and slug("?!") == "sound"
+    assert slug("../../etc/passwd") == "etc-passwd" and slug("Glass, breaking!") == "glass-breaking" and slug("Tür knarrt") == "tür-knarrt" and slug("?!") == "sound"
     assert len(slug("ü" * 200).encode()) <= 60
 
 
