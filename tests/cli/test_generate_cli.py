@@ -53,7 +53,8 @@ def test_sounds_are_written_under_the_captions_name(model, tmp_path):
     one = tmp_path / "one.flac"
     result = program("generate", "Rain, on a ROOF!", "--seconds", 0.3, "--model", model, "-o", one, *QUICK)
     assert result.exit_code == 0, result.output
-    np.testing.assert_array_equal(soundfile.read(one)[0], first)
+    # The formats round to 16 bits in different directions.
+    np.testing.assert_allclose(soundfile.read(one)[0], first, atol=4e-5)
 
 
 def test_nothing_is_overwritten_without_force(model, tmp_path):
@@ -111,7 +112,8 @@ def test_unconditional_sounds_need_no_caption(model, tmp_path):
 
 
 def test_names_are_safe_and_keep_letters():
-    assert slug("../../etc/passwd") == "etc-passwd" and slug("Glass, breaking!") == "glass-breaking" and slug("Tür knarrt") == "tür-knarrt" and slug("?!") == "sound"
+    assert slug("Glass, breaking on STONE!") == "glass-breaking-on-stone"
+    assert slug("../../etc/passwd") == "etc-passwd" and slug("Tür knarrt") == "tür-knarrt" and slug("?!") == "sound"
     assert len(slug("ü" * 200).encode()) <= 60
 
 
