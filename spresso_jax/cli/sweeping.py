@@ -84,7 +84,7 @@ def show(planned: Plan) -> None:
 
     points, unfinished = planned.contents["points"], planned.unfinished()
     speed = speed_of(planned.out, planned.contents) if unfinished else None
-    table = Table(title=f"{planned.contents['name']}: {len(planned.names)} points in {planned.out}")
+    table = Table(title=f"{planned.contents['name']}: points of {planned.out}")
     table.add_column("point", no_wrap=True)
     for title in ("parameters", "trained", "GFLOP a step", "steps", "time left", "state"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -103,7 +103,7 @@ def show(planned: Plan) -> None:
     console.width = max(console.width, 110)
     console.print(table)
     if speed:
-        print(f"{len(unfinished)} points to train, about {clock(total)} one after another; {speed.source}", flush=True)
+        print(f"to train: {len(unfinished)}, about {clock(total)} one after another; {speed.source}", flush=True)
     else:
         print(f"every point is done; next: {shlex.join(['spresso', 'sweep', 'collect', str(planned.out)])}", flush=True)
 
@@ -139,7 +139,7 @@ def write_slurm(planned: Plan, target: Path, options: str, at_once: int) -> None
     first = [*_program(), "sweep", "prepare", str(out)] if reads in _CACHED else []
     written = slurm.write_array(target, planned.contents["name"], lines, options, at_once, first)
     folders.write_plan(planned.out, planned.contents)
-    print(f"{len(lines)} points in {written[0]}; submit with:\n  {shlex.quote(str(written[-1]))}", flush=True)
+    print(f"array of {len(lines)} in {written[0]}; submit with:\n  {shlex.quote(str(written[-1]))}", flush=True)
 
 
 def prepare(out: Path) -> None:

@@ -135,7 +135,7 @@ def point_figures(run: Path, metrics: Mapping[str, str]) -> dict[str, float]:
 def markdown(collected: Collection) -> str:
     """The table, with a second one by noise level, and what is missing."""
     plan, rows = collected.plan, collected.rows
-    main = [name for name in _figure_names(rows) if _BIN not in name and name != SECONDS]
+    main = [name for name in _figure_names(collected) if _BIN not in name and name != SECONDS]
     lines = [
         f"# {plan['name']}",
         "",
@@ -153,7 +153,7 @@ def markdown(collected: Collection) -> str:
     ]  # fmt: skip
     lines += _table(header, body)
     for metric in plan["metrics"]:
-        levels = [name for name in _figure_names(rows) if name.startswith(metric + _BIN)]
+        levels = [name for name in _figure_names(collected) if name.startswith(metric + _BIN)]
         if levels:
             header = [*plan["axes"], *(name.removeprefix(metric + _BIN) for name in levels)]
             body = [[*map(str, row.settings.values()), *_cells(row, levels)] for row in rows]
@@ -166,7 +166,7 @@ def markdown(collected: Collection) -> str:
 
 def csv_text(collected: Collection) -> str:
     """One line a row; mean, lowest, highest and number of seeds of every figure."""
-    names = _figure_names(collected.rows)
+    names = _figure_names(collected)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     columns = [f"{name}{part}" for name in names for part in ("", " low", " high", " n")]
@@ -190,7 +190,7 @@ def plot_png(collected: Collection, figure: str | None = None) -> bytes:
     Raises:
       SweepError: if no row has such a figure.
     """
-    plan, names = collected.plan, _figure_names(collected.rows)
+    plan, names = collected.plan, _figure_names(collected)
     chosen = figure or next((name for name in names if name.split(" on ")[0] in plan["metrics"]), "")
     if chosen not in names:
         raise SweepError(f"no figure is called {chosen!r}: choose one of {', '.join(names)}")
@@ -241,8 +241,15 @@ def _places(plan: Mapping[str, Any], axis: str) -> dict[str, int]:
     return {value: place for place, value in enumerate(values)}
 
 
-def _figure_names(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row.figures))
+def _figure_names(collected: Collection) -> list[str]:
+    """Figures of any row in the order of the plan's metrics, by noise level last; the log has them by letters."""
+    metrics = list(collected.plan["metrics"])
+
+    def place(name: str) -> tuple[bool, bool, int]:
+        metric = name.split(_BIN)[0].split(" on ")[0].removesuffix(", best")
+        return name == SECONDS, _BIN in name, metrics.index(metric) if metric in metrics else len(metrics)
+
+    return sorted(dict.fromkeys(name for row in collected.rows for name in row.figures), key=place)
 
 
 def _cells(row: Row, names: Sequence[str]) -> list[str]:

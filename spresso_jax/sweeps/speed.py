@@ -59,7 +59,8 @@ def finished_speed(out: Path, plan: Mapping[str, Any]) -> Speed | None:
     if not found:
         return None
     rate = statistics.median(found)
-    source = f"estimated from the speed of {len(found)} finished points, {rate / 1e9:.3g} GFLOP/s; updates only"
+    points = "1 finished point" if len(found) == 1 else f"{len(found)} finished points"
+    source = f"estimated from the speed of {points}, {rate / 1e9:.3g} GFLOP/s; updates only"
     return Speed({dtype: rate for p in plan["points"].values() for dtype in p["flops"]}, source)
 
 

@@ -48,7 +48,7 @@ def test_the_grid_is_shown_before_anything_is_written(words, tmp_path):
     assert shown.exit_code == 0, shown.output
     row = next(line for line in shown.output.splitlines() if "1hz-depth1-seed0" in line)
     assert "missing" in row and " 8 " in row and " M" in row
-    assert "1 points to train" in shown.output and "made up" in shown.output
+    assert "to train: 1, about" in shown.output and "made up" in shown.output
     assert not (tmp_path / "out").exists()
 
 

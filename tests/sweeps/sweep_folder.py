@@ -35,9 +35,10 @@ def write_run(out, name, plan, validations=(), seconds=(), done=True, extra=()):
     (run / "config.json").write_text(json.dumps(config))
     events = [{"step": i, "split": "train", "time": 0, "seconds_per_step": s} for i, s in enumerate(seconds)]
     for index, (raw, gain) in enumerate(validations):
-        levels = {"raw_bin_0.3": 2 * raw, "other_embedding_gain_bin_0.3": 2 * gain}
-        event = {"step": 10 * index, "split": "val", "time": 0, "raw": raw, "other_embedding_gain": gain}
-        events.append(event | levels)
+        # As the training writes them: by letters.
+        figures = {"other_embedding_gain": gain, "other_embedding_gain_bin_0.3": 2 * gain}
+        figures |= {"raw": raw, "raw_bin_0.3": 2 * raw}
+        events.append({"step": 10 * index, "split": "val", "time": 0} | figures)
     (run / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in [*events, *extra]))
     if done:
         folder.model_file(run).parent.mkdir()

@@ -71,6 +71,7 @@ def test_the_picture_has_a_line_a_rate_and_shows_the_spread(out, tmp_path):
     plan = folder.read_plan(out)
     write_run(out, "1hz-depth2-seed0", plan, [(0.5, 0.1)])
     assert np.abs(pixels(collect(out)) - one).max() > 0.1
+    assert plot_png(collect(out), "raw") == plot_png(collect(out))  # the sweep's first metric
     assert plot_png(collect(out), "other_embedding_gain, best") != plot_png(collect(out))
     with pytest.raises(SweepError, match="no figure is called 'mel': choose one of raw"):
         plot_png(collect(out), "mel")
