@@ -2,7 +2,7 @@
 
     spresso train diffusion_ae --config diffusion_ae:small-11hz --data SHARDS --upstream runs/dit/model --run runs/dae-11hz
 
-Presets: a rate (25hz, 11hz, 5hz, 1hz; 11hz if none), and a size (paper, small, nano, tiny) before it: "small-1hz".
+Presets: a rate (25hz, 11hz, 5hz, 1hz; 11hz if none), and a size (paper, base, small, nano, tiny) before it: "small-1hz".
 Encoder depth by frame rate is the question that labs bring: --set rate.encoder_depth=8.
 """
 
@@ -13,7 +13,7 @@ from spresso_jax.configuration import blocks, load_experiment, rates
 
 def get_config(preset: str | None = None) -> ConfigDict:
     """Config of one preset."""
-    size, rate = blocks.split_preset(preset)
+    size, rate = blocks.split_preset(preset, sizes=(*blocks.SIZES, "base"))
     config = ConfigDict(
         dict(
             stage="diffusion_ae",
@@ -36,7 +36,9 @@ def get_config(preset: str | None = None) -> ConfigDict:
             mesh=blocks.mesh(),
         )
     )  # fmt: skip
-    if size != "paper":
+    if size == "base":
+        config.encoder.update(dict(width=768, heads=12))
+    if size not in ("paper", "base"):
         config.encoder.update(dict(width=192, heads=4, patch=5, magnitude_input=True))
         # Depth in the paper's proportions (6 : 10 : 12 : 12), at a third and fewer blocks.
         config.rate.encoder_depth = {4: 2, 9: 3, 20: 4, 100: 4}[config.rate.downsample]

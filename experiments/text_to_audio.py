@@ -2,7 +2,7 @@
 
     spresso train text_to_audio --config text_to_audio:small --data SHARDS --upstream runs/clap/model --run runs/dit
 
-Presets: paper (356 M parameters), small and nano (two CPU cores), tiny (demo, tests); with "mp" after a size, as in
+Presets: paper (356 M parameters), base (201 M), small and nano (two CPU cores), tiny (demo, tests); with "mp" after a size, as in
 small-mp, EDM2's magnitude-preserving layers and learning rate.
 """
 
@@ -27,7 +27,7 @@ def diffusion() -> ConfigDict:
 def get_config(preset: str | None = None) -> ConfigDict:
     """Config of one preset."""
     parts = (preset or "").split("-")
-    size, _ = blocks.split_preset("-".join(part for part in parts if part != "mp"))
+    size, _ = blocks.split_preset("-".join(part for part in parts if part != "mp"), sizes=(*blocks.SIZES, "base"))
     config = ConfigDict(
         dict(
             stage="text_to_audio",
@@ -50,7 +50,9 @@ def get_config(preset: str | None = None) -> ConfigDict:
             mesh=blocks.mesh(),
         )
     )  # fmt: skip
-    if size != "paper":
+    if size == "base":
+        config.model.update(dict(width=768, heads=12))
+    if size not in ("paper", "base"):
         # Five frames a token make 100 tokens of a clip; two cores then see thousands of steps instead of hundreds. A token
         # then has 640 channels, more than the width carries: they reach the output through a predicted gain.
         config.model.update(

@@ -103,3 +103,11 @@ def test_the_rates_table_gives_the_papers_bitrates():
 
 def test_flat_keys_are_dotted():
     assert "optimizer.learning_rate" in flat_keys(load_config("clap"))
+
+
+@pytest.mark.parametrize(("experiment", "sized"), [("text_to_audio", "model"), ("diffusion_ae", "encoder")])
+def test_the_base_presets_are_the_papers_at_another_width(experiment, sized):
+    base, paper = (to_plain(load_config(f"{experiment}:{size}")) for size in ("base", "paper"))
+    assert (base[sized].pop("width"), base[sized].pop("heads")) == (768, 12)
+    assert (paper[sized].pop("width"), paper[sized].pop("heads")) == (1024, 8)
+    assert base == paper
