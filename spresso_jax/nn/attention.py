@@ -65,29 +65,42 @@ def _einsum_form(q: jax.Array, k: jax.Array, v: jax.Array, logit_bias: jax.Array
     third less time than passes over the logits of all heads.
     """
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * (1.0 / math.sqrt(q.shape[-1])), k, v))
+    q = q * (1.0 / math.sqrt(q.shape[-1]))
     bias = None if logit_bias is None else logit_bias.astype(wide)
-    if q.shape[2] * k.shape[2] * wide.itemsize < HEAD_BY_HEAD_BYTES:
-        logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=wide)
-        weights = jax.nn.softmax(logits if bias is None else logits + bias[:, None], axis=-1).astype(v.dtype)
-        return jnp.einsum("bhqk,bhkd->bhqd", weights, v).transpose(0, 2, 1, 3)
-    bias = None if bias is None else jnp.broadcast_to(bias, (q.shape[0], *bias.shape))
-    return _head_by_head(q, k, v, bias).transpose(0, 2, 1, 3)
+    if q.shape[1] * k.shape[1] * wide.itemsize >= HEAD_BY_HEAD_BYTES:
+        return _head_by_head(q, k, v, None if bias is None else jnp.broadcast_to(bias, (q.shape[0], *bias.shape)))
+    q, k, v = (_swapped(x) for x in (q, k, v))
+    logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=wide)
+    weights = jax.nn.softmax(logits if bias is None else logits + bias[:, None], axis=-1).astype(v.dtype)
+    return _swapped(jnp.einsum("bhqk,bhkd->bhqd", weights, v))
+
+
+def _swapped(x: jax.Array) -> jax.Array:
+    """[B, L, H, D] <-> [B, H, L, D]."""
+    return x.transpose(0, 2, 1, 3)
 
 
 @jax.custom_vjp
 def _head_by_head(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """Scaled q [B, H, Lq, D], k and v [B, H, Lk, D], bias [B, H, Lk] or None -> [B, H, Lq, D]."""
-    return _over_heads(_one_head, q, k, v, bias)[0]
+    """Scaled q [B, Lq, H, D], k and v [B, Lk, H, D], bias [B, H, Lk] or None -> [B, Lq, H, D]."""
+    return _forward(q, k, v, bias)[0]
 
 
 def _forward(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> tuple:
-    out, normaliser = _over_heads(_one_head, q, k, v, bias)
-    return out, (q, k, v, bias, out, normaliser)
+    heads = _apart(q, k, v)
+    out, normaliser = _over_heads(_one_head, *heads, bias)
+    return _apart(out)[0], (*heads, bias, out, normaliser)
 
 
 def _backward(kept: tuple, cotangent: jax.Array) -> tuple:
-    return _over_heads(_one_head_gradient, *kept, cotangent)
+    *gradients, bias = _over_heads(_one_head_gradient, *kept, *_apart(cotangent))
+    return *_apart(*gradients), bias
+
+
+def _apart(*operands: jax.Array) -> tuple[jax.Array, ...]:
+    """Operands with heads and positions swapped, as copies of their own: fused into their neighbours (rotations, norms) such
+    strided reads take ten times as long."""
+    return jax.lax.optimization_barrier(tuple(_swapped(x) for x in operands))
 
 
 _head_by_head.defvjp(_forward, _backward)

@@ -95,9 +95,9 @@ def test_one_window_equals_plain_sampling_that_computes_everything_at_every_step
 def test_only_guidance_evaluates_the_network_twice(codec, monkeypatch):
     encoded, rows, denoise = sound(codec, 9_600), [], edm.denoise
 
-    def noted(network, x, sigma, sigma_data):
+    def noted(network, x, *settings, **form):
         rows.append(x.shape[0])
-        return denoise(network, x, sigma, sigma_data)
+        return denoise(network, x, *settings, **form)
 
     monkeypatch.setattr(latent_sampler.edm, "denoise", noted)
     plain = codec.decode(encoded, steps=4, caption="rain", guidance=1.0)
