@@ -68,7 +68,11 @@ def compile_once(joint: int, audio: int, unrolled: bool) -> dict[str, Any]:
         from spresso_jax.nn import transformer
 
         scan = transformer.nn.scan
-        transformer.nn.scan = lambda *args, **settings: scan(*args, **{**settings, "unroll": 1})
+
+        def rolled(target: Any, methods: dict[str, dict[str, Any]]) -> Any:
+            return scan(target, methods={name: {**options, "unroll": 1} for name, options in methods.items()})
+
+        transformer.nn.scan = rolled
     step, shapes = paper_step(joint, audio)
     began = time.process_time()
     traced = step.trace(*shapes)
