@@ -20,7 +20,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
             seed=0,
             rate=rates.rate_of(rate or "11hz"),
             encoder=dict(  # decision 13
-                width=1024, heads=8, mlp_ratio=4.0, patch=1, magnitude_input=False, remat=False, dtype="float32",
+                width=1024, heads=8, mlp_ratio=4.0, patch=1, magnitude_input=False, remat="none", dtype="float32",
             ),
             third_stream=dict(isolated=False),  # decision 11
             lora=dict(lora_rank=32, lora_alpha=32.0),  # decision 14

@@ -36,7 +36,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
                 width=1024, heads=8, mlp_ratio=4.0,  # decision 9
                 joint_blocks=6, audio_blocks=6,  # S-PRESSO 3.2
                 block_style="adaln",  # decision 9; "mp": magnitude-preserving layers
-                patch=1, input_gain=False, magnitude_input=False, noise_features=256, remat=False, dtype="float32",
+                patch=1, input_gain=False, magnitude_input=False, noise_features=256, remat="none", dtype="float32",
             ),
             pooled_text=True,
             text_dropout=0.1,  # decision 15

@@ -41,7 +41,7 @@ class LatentEncoder(nn.Module):
       patch: frames per token; T must be a multiple.
       magnitude_input: the network also sees |x0|, so that a narrow first layer can sum energies. Off in the paper.
       final_norm: LayerNorm before the linear layer.
-      remat: recompute blocks in the backward pass.
+      remat: as in the DiT.
     """
 
     width: int
@@ -55,7 +55,7 @@ class LatentEncoder(nn.Module):
     magnitude_input: bool = False
     final_norm: bool = True
     rope_theta: float = 10_000.0
-    remat: bool = False
+    remat: str | bool = "none"
     dtype: str = "float32"
 
     @nn.compact

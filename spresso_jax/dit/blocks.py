@@ -10,10 +10,11 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from spresso_jax.nn.attention import attention
 from spresso_jax.nn.lora import LoraDense
-from spresso_jax.nn.transformer import Mlp, Projections, gelu, layer_norm
+from spresso_jax.nn.transformer import MLP_HIDDEN, Mlp, Projections, gelu, layer_norm
 
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
@@ -252,7 +253,7 @@ class ParallelBlock(SingleBlock):
         attended = attention(
             self.attention.queries(u, table), *self.attention.keys_values(u, table), form=self.attention_form
         )
-        hidden = gelu(self.fc1(u))
+        hidden = gelu(checkpoint_name(self.fc1(u), MLP_HIDDEN))
         both = jnp.concatenate([attended.reshape(x.shape).astype(hidden.dtype), hidden], axis=-1)
         return x + gate[:, None] * self.out(both), None
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from spresso_jax.dit.blocks import AudioBlock, JointBlock
 from spresso_jax.dit.conditioning import check_caption
@@ -18,6 +19,7 @@ from spresso_jax.nn import magnitude
 from spresso_jax.nn.fourier import fixed_features
 from spresso_jax.nn.magnitude import MagnitudeDense
 from spresso_jax.nn.rope import rotate
+from spresso_jax.nn.transformer import MLP_HIDDEN
 
 RESIDUAL_SHARE = 0.3
 EMBEDDING_SHARE = 0.5
@@ -63,7 +65,7 @@ class MagnitudeStream(nn.Module):
         """Adds what was attended [B, L, H, head_dim], then the MLP, to the normalised x [B, L, D]."""
         x = magnitude.normalize(x, -1)
         x = magnitude.weighted_sum(x, self.out(attended.reshape(x.shape)), RESIDUAL_SHARE)
-        hidden = self.fc1(x if vectors is None else x * vectors[:, None, self.width :])
+        hidden = checkpoint_name(self.fc1(x if vectors is None else x * vectors[:, None, self.width :]), MLP_HIDDEN)
         x = magnitude.weighted_sum(x, self.fc2(magnitude.silu(hidden)), RESIDUAL_SHARE)
         return jnp.clip(x, -LARGEST_ACTIVATION, LARGEST_ACTIVATION)
 

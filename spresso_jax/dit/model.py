@@ -72,7 +72,7 @@ class DiT(nn.Module):
       uncertainty_hidden: hidden size of the u(sigma) head.
       precond: what the output means, "edm" or "flow" (diffusion/edm.py). It belongs to the weights and goes where they
         go; the network itself does not read it.
-      remat: recompute blocks in the backward pass instead of keeping their activations.
+      remat: what the backward pass computes again, "none", "names" or "full" (nn/transformer.py, `stacked`).
       dtype: of products and residuals, "float32" or "bfloat16"; norms, softmax, rotations and u stay in float32.
       attention_form: see nn/attention.py; None chooses by backend.
     """
@@ -108,7 +108,7 @@ class DiT(nn.Module):
     learned_noise_features: bool = False
     uncertainty_hidden: int = 128
     precond: str = "edm"
-    remat: bool = False
+    remat: str | bool = "none"
     dtype: str = "float32"
     attention_form: str | None = None
 

@@ -10,9 +10,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 FORMS = ("cpu_einsum", "xla", "cudnn")
 HEAD_BY_HEAD_BYTES = 2**19
+# Blocks that are recomputed in the backward pass may keep results of this name (nn/transformer.py).
+NAME = "attended"
 
 
 def choose_form(dtype: jnp.dtype, head_dim: int, biased: bool = False) -> str:
@@ -49,13 +52,13 @@ def attention(
     """
     form = form or choose_form(q.dtype, q.shape[-1], logit_bias is not None)
     if form == "cpu_einsum":
-        return _einsum_form(q, k, v, logit_bias)
+        return checkpoint_name(_einsum_form(q, k, v, logit_bias), NAME)
     if form not in FORMS:
         raise ValueError(f"attention form {form!r} is unknown: choose one of {', '.join(FORMS)}")
     if form == "cudnn" and logit_bias is not None:
         raise ValueError('attention form "cudnn" has no gradient for a logit bias: use form "xla"')
     bias = None if logit_bias is None else logit_bias[None, :, None, :].astype(q.dtype)
-    return jax.nn.dot_product_attention(q, k, v, bias=bias, implementation=form)
+    return checkpoint_name(jax.nn.dot_product_attention(q, k, v, bias=bias, implementation=form), NAME)
 
 
 def _einsum_form(q: jax.Array, k: jax.Array, v: jax.Array, logit_bias: jax.Array | None) -> jax.Array:
@@ -88,7 +91,7 @@ def _head_by_head(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | No
 
 def _forward(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> tuple:
     heads = _apart(q, k, v)
-    out, normaliser = _over_heads(_one_head, *heads, bias)
+    out, normaliser = (checkpoint_name(part, NAME) for part in _over_heads(_one_head, *heads, bias))
     return _apart(out)[0], (*heads, bias, out, normaliser)
 
 

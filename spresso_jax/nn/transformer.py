@@ -12,12 +12,18 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
+from spresso_jax.nn import attention as attention_module
 from spresso_jax.nn.attention import attention
 from spresso_jax.nn.lora import LoraDense
 from spresso_jax.nn.rope import rotate
 
 EPSILON = 1e-6
+
+# What "names" keeps of a block: results that cost most to make again for what they weigh.
+MLP_HIDDEN = "mlp_hidden"
+KEPT_NAMES = (attention_module.NAME, MLP_HIDDEN)
 
 
 def layer_norm(x: jax.Array) -> jax.Array:
@@ -52,7 +58,7 @@ gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 def stacked(
     block: type[nn.Module],
     length: int,
-    remat: bool = False,
+    remat: str | bool = "none",
     inputs: int = 1,
     methods: Mapping[str, tuple[bool, ...]] | None = None,
 ) -> Any:
@@ -63,12 +69,20 @@ def stacked(
 
     Args:
       block: module class.
-      remat: recompute the block in the backward pass.
+      remat: what the backward pass computes again: "none" of the block, "names" (all but what attention gave and the MLP's
+        hidden layer, which are kept) or "full"; False and True stand for the first and the last.
       inputs: number of arguments after the carry, the same for every copy.
       methods: other methods `(carry, *arguments) -> (carry, outputs)` that run over the copies: name -> for each
         argument whether every copy has its own, on axis 0. They are never recomputed; outputs are stacked on axis 0.
+
+    Raises:
+      ValueError: if `remat` is none of these.
     """
-    body = nn.remat(block, prevent_cse=False) if remat else block
+    kind = {False: "none", True: "full"}.get(remat, remat)
+    if kind not in ("none", "names", "full"):
+        raise ValueError(f"remat must be none, names or full, got {remat!r}")
+    policy = jax.checkpoint_policies.save_only_these_names(*KEPT_NAMES) if kind == "names" else None
+    body = block if kind == "none" else nn.remat(block, prevent_cse=False, policy=policy)
 
     def options(own: tuple[bool, ...], unrolled: bool) -> dict[str, Any]:
         return dict(
@@ -80,7 +94,7 @@ def stacked(
         )
 
     others = {name: options(own, unrolled=True) for name, own in (methods or {}).items()}
-    return nn.scan(body, methods={"__call__": options((False,) * inputs, unrolled=not remat), **others})
+    return nn.scan(body, methods={"__call__": options((False,) * inputs, unrolled=kind == "none"), **others})
 
 
 class HeadNorm(nn.Module):
@@ -151,7 +165,8 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         lora = dict(rank=self.lora_rank, alpha=self.lora_alpha, dtype=self.dtype)
-        return LoraDense(self.width, name="fc2", **lora)(gelu(LoraDense(self.hidden, name="fc1", **lora)(x)))
+        hidden = checkpoint_name(LoraDense(self.hidden, name="fc1", **lora)(x), MLP_HIDDEN)
+        return LoraDense(self.width, name="fc2", **lora)(gelu(hidden))
 
 
 class PreNormBlock(nn.Module):

@@ -9,6 +9,7 @@ import pytest
 
 from spresso_jax.dit.model import DiT, init_down_from_audio
 from spresso_jax.nn.lora import overlay
+from spresso_jax.train.estimate import count_flops
 
 SMALL = dict(
     width=16, heads=2, joint_blocks=2, audio_blocks=1, text_width=6, text_tokens=3, latent_channels=4, patch=2,
@@ -93,8 +94,8 @@ def test_a_dropped_caption_leaves_no_trace_of_tokens_or_pooled_text():
 
 
 def test_recomputed_blocks_give_the_same_gradient():
-    gradients = []
-    for remat in (False, True):
+    gradients, products = [], []
+    for remat in ("none", "names", "full"):
         run, params = built(remat=remat)
         params = stirred(params)
 
@@ -102,7 +103,12 @@ def test_recomputed_blocks_give_the_same_gradient():
             return jnp.mean(run({"params": p}, X, NOISE, TEXT, MASK) ** 2)
 
         gradients.append(jax.jit(jax.grad(energy))(params))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3), *gradients)
+        products.append(sum(count_flops(jax.grad(energy), params).values()))
+    for other in gradients[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3), gradients[0], other)
+    assert products[0] < products[1] < products[2]
+    with pytest.raises(ValueError, match="remat must be none, names or full, got 'all'"):
+        built(remat="all")
 
 
 def test_isolated_down_tokens_do_not_hear_the_audio():
