@@ -46,17 +46,20 @@ class NoiseLevel(nn.Module):
         return SiluMlp(self.hidden, self.width, zero_last=self.zero_last, name="mlp")(basis)
 
 
-def check_caption(text: jax.Array, mask: jax.Array, tokens: int) -> None:
-    """Compares the lengths of text [B, N, Dt] and mask [B, N] with those that a model was built for.
+def filled_caption(module: nn.Module, text: jax.Array, mask: jax.Array, pad_std: float) -> jax.Array:
+    """Text [B, N, Dt] in which learned vectors, the parameter `pad` of `module`, stand where the mask [B, N] is False.
 
     Raises:
-      ValueError: if N is not `tokens`.
+      ValueError: if N is not the number of tokens that the pads were made for.
     """
+    tokens = module.tokens
     if text.shape[-2] != tokens or mask.shape[-1] != tokens:
         raise ValueError(
             f"text has {text.shape[-2]} positions and its mask {mask.shape[-1]}, the model was built for {tokens}: "
             "pad or cut the caption to that length"
         )
+    pad = module.param("pad", nn.initializers.normal(pad_std), (tokens, text.shape[-1]))
+    return jnp.where(mask[..., None].astype(bool), text, pad.astype(text.dtype))
 
 
 class Caption(nn.Module):
@@ -73,14 +76,8 @@ class Caption(nn.Module):
 
     @nn.compact
     def __call__(self, text: jax.Array, mask: jax.Array) -> jax.Array:
-        """text [B, N, Dt], mask [B, N] bool -> [B, N, width].
-
-        Raises:
-          ValueError: if N is not the number of tokens that the pads were made for.
-        """
-        check_caption(text, mask, self.tokens)
-        pad = self.param("pad", nn.initializers.normal(0.02), (self.tokens, text.shape[-1]))
-        filled = jnp.where(mask[..., None].astype(bool), text, pad.astype(text.dtype))
+        """text [B, N, Dt], mask [B, N] bool -> [B, N, width]; errors as `filled_caption`."""
+        filled = filled_caption(self, text, mask, 0.02)
         return SiluMlp(self.hidden, self.width, dtype=self.dtype, name="mlp")(filled)
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from spresso_jax.dit.blocks import AudioBlock, JointBlock
-from spresso_jax.dit.conditioning import check_caption
+from spresso_jax.dit.conditioning import filled_caption
 from spresso_jax.nn import magnitude
 from spresso_jax.nn.fourier import fixed_features
 from spresso_jax.nn.magnitude import MagnitudeDense
@@ -145,14 +145,8 @@ class MagnitudeCaption(nn.Module):
 
     @nn.compact
     def __call__(self, text: jax.Array, mask: jax.Array) -> jax.Array:
-        """text [B, N, Dt], mask [B, N] bool -> [B, N, width].
-
-        Raises:
-          ValueError: if N is not the number of tokens that the pads were made for.
-        """
-        check_caption(text, mask, self.tokens)
-        pad = self.param("pad", nn.initializers.normal(1.0), (self.tokens, text.shape[-1]))
-        filled = magnitude.normalize(jnp.where(mask[..., None].astype(bool), text, pad.astype(text.dtype)), -1)
+        """text [B, N, Dt], mask [B, N] bool -> [B, N, width]; errors as `filled_caption`."""
+        filled = magnitude.normalize(filled_caption(self, text, mask, 1.0), -1)
         hidden = MagnitudeDense(self.hidden, constant=True, dtype=self.dtype, name="fc1")(filled)
         return MagnitudeDense(self.width, dtype=self.dtype, name="fc2")(magnitude.silu(hidden))
 

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from golden_files import families, golden_root
+from golden_files import close, families, golden_root
 
 from spresso_jax.audio.stft import istft, stft
 from spresso_jax.audio_ae.autoencoder import AudioAutoencoder, spectrum_features, spectrum_of_head
@@ -23,14 +23,6 @@ LATENT_TOLERANCE, AUDIO_TOLERANCE, SPECTRUM_TOLERANCE = 5e-6, 2e-6, 2e-4
 
 def frames_first(array):
     return np.moveaxis(array, 1, -1)
-
-
-def close(ours, theirs, tolerance):
-    """Absolute up to a scale of 1, relative beyond."""
-    assert ours.shape == theirs.shape
-    error = np.abs(np.asarray(ours) - theirs).max()
-    assert error <= tolerance * max(1.0, np.abs(theirs).max()), error
-    return float(error)
 
 
 def audio_of(integers):

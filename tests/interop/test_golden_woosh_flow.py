@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_files import families, golden_root
+from golden_files import close, families, golden_root
 
 from spresso_jax.audio_ae.autoencoder import AudioAutoencoder
 from spresso_jax.audio_ae.statistics import unstandardise
@@ -25,14 +25,6 @@ NETWORKS = families("woosh", "dit_flow")
 TABLES = families("woosh", "rope_release")
 PIPELINES = families("woosh", "pipeline")
 TEXT_TOLERANCE, VELOCITY_TOLERANCE, SAMPLE_TOLERANCE, AUDIO_TOLERANCE = 5e-6, 5e-6, 2e-5, 2e-6
-
-
-def close(ours, theirs, tolerance):
-    """Absolute up to a scale of 1, relative beyond."""
-    assert ours.shape == theirs.shape
-    error = np.abs(np.asarray(ours) - theirs).max()
-    assert error <= tolerance * max(1.0, np.abs(theirs).max()), error
-    return float(error)
 
 
 def btc(array):
