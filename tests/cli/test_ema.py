@@ -13,6 +13,9 @@ from spresso_jax.checkpoints.trees import flatten
 from spresso_jax.checkpoints.weights import load_model
 from spresso_jax.cli.main import app
 
+# A whole run and several reconstructions; tests/train/test_snapshots.py holds the arithmetic through the loop by default.
+pytestmark = pytest.mark.slow
+
 # The third stream and LoRA of the tiny model are gone on with, so that no other sizes come in.
 SMALL = (
     "encoder.width=16", "encoder.magnitude_input=false", "lora.lora_rank=2", "lora.lora_alpha=0.0",

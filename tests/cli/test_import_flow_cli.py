@@ -93,6 +93,7 @@ def test_the_model_folder_holds_what_step_1_needs(imported, source):
     np.testing.assert_array_equal(pad[2:], seeded(FLOW)["dit.preprocessing.description_pad"][2:])
 
 
+@pytest.mark.slow
 def test_step_1_builds_on_it_with_the_third_stream_and_the_codec_folds_its_adapters(imported):
     stage = registry.build("diffusion_ae", load_config("diffusion_ae:tiny-11hz"), imported)
     networks = jax.eval_shape(stage.init, jax.random.key(0))

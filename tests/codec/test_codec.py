@@ -292,7 +292,7 @@ def test_the_silence_of_a_model_without_the_fact_is_computed(folder):
     assert silence.shape == (55, 64) and np.isfinite(silence).all()
 
 
-@pytest.mark.parametrize("downsample", [20, 100])
+@pytest.mark.parametrize("downsample", [pytest.param(20, marks=pytest.mark.slow), 100])
 def test_other_operating_points_work(tmp_path, downsample):
     codec = Codec.load(build_tiny_model(tmp_path / "model", downsample=downsample, codebooks=2, bits=5))
     encoded = codec.encode(noise(48_000 * 6), 48_000)

@@ -89,6 +89,7 @@ def test_guidance_leads_away_from_no_caption_and_stays_within_its_interval(gener
     np.testing.assert_array_equal(two[:1], guided)
 
 
+@pytest.mark.slow
 def test_autoguidance_leads_away_from_the_weaker_model_with_the_same_caption(model, generator):
     weaker = weaker_of(model)
     auto = Generator(model, weaker)

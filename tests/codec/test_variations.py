@@ -31,7 +31,9 @@ def sound(codec, samples, channels=1):
     return codec.encode(rng.normal(0.0, 0.1, (samples, channels)).astype(np.float32), 48_000)
 
 
-@pytest.mark.parametrize("samples", [9_600, 400_000], ids=["one window", "several windows"])
+@pytest.mark.parametrize(
+    "samples", [9_600, pytest.param(400_000, marks=pytest.mark.slow)], ids=["one window", "several windows"]
+)
 def test_a_variation_is_the_same_alone_and_among_others(codec, samples):
     encoded = sound(codec, samples)
     several = codec.decode(encoded, steps=3, variations=5)

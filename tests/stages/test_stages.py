@@ -77,7 +77,10 @@ def test_the_update_lowers_for_cuda_and_tpu(name, model):
     assert traced.lower(lowering_platforms=("cuda", "tpu")) is not None
 
 
-@pytest.mark.parametrize("changes", [["augment.loudness=true", "augment.phase=true"], ["model.dtype=bfloat16"]])
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param(["augment.loudness=true", "augment.phase=true"], marks=pytest.mark.slow), ["model.dtype=bfloat16"]],
+)
 def test_the_audio_ae_step_lowers_with_augmentation_in_bfloat16_and_in_micro_batches(changes):
     stage = registry.build("audio_ae", load_config("audio_ae:tiny", changes), None)
     state, frozen = abstract_state(stage, 0, make_mesh())
@@ -87,6 +90,7 @@ def test_the_audio_ae_step_lowers_with_augmentation_in_bfloat16_and_in_micro_bat
     assert {"generator/mel", "generator/waveform_db", "discriminator/loss"} <= set(metrics)
 
 
+@pytest.mark.slow
 def test_the_adversary_of_the_audio_ae_can_be_warmed_up_and_the_linear_path_annealed():
     warm = load_config("audio_ae:tiny", ["adversary.first_step=10", "adversary.ramp_steps=4"])
     weight = registry.build("audio_ae", warm, None).schedules["adversary"]

@@ -57,6 +57,7 @@ def test_convolutions_count_the_channels_of_one_group():
     assert total(lambda x, k: convolve(x, k, 6), x, spec(3, 1, 6)) == 2 * (2 * 10 * 6) * 3
 
 
+@pytest.mark.slow
 def test_the_papers_sizes_cost_what_the_published_arithmetic_says():
     """82 GFLOP for six blocks of g_psi and 200 for one evaluation of the DiT, for 5 s at 25 Hz, in hand-made sums of layers."""
     model = DiffusionAutoencoder(
