@@ -204,9 +204,10 @@ def _load_encoder(model: str, continuous: bool):
     from spresso_jax.codec.completeness import check_complete, embeds, missing_networks
 
     facts = load_facts(model)
-    if continuous and (embeds(facts) or missing_networks(facts)):
-        return _load(model) if embeds(facts) else _load_latent_codec(model)
-    check_complete(facts, model)
+    if continuous and missing_networks(facts) and not embeds(facts):
+        return _load_latent_codec(model)
+    if not (continuous and embeds(facts)):
+        check_complete(facts, model)
     return _load(model)
 
 
