@@ -21,7 +21,9 @@ def export(
     system: Annotated[list[str], typer.Option(help="NAME=FOLDER with sounds of the same names; once a system.")],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     items: Annotated[int, typer.Option(min=1, help="Number of references to draw.")] = 9,
-    item: Annotated[list[str] | None, typer.Option(help="A reference to use, without suffix; instead of a draw.")] = None,
+    item: Annotated[
+        list[str] | None, typer.Option(help="A reference to use, without suffix; instead of a draw.")
+    ] = None,
     anchor_7k: Annotated[bool, typer.Option("--anchor-7k", help="Add the 7 kHz anchor to the 3.5 kHz one.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
     title: Annotated[str, typer.Option(help="Shown to listeners; names the folder of the results.")] = "Listening test",

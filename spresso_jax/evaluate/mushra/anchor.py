@@ -32,7 +32,9 @@ def anchor_filter(passband: float, sample_rate: int = SAMPLE_RATE) -> np.ndarray
     from scipy.signal import firwin, kaiser_beta
 
     if not 0.0 < passband < sample_rate / 2.0 - _TRANSITION_HZ:
-        raise ValueError(f"an anchor's passband must lie below {sample_rate / 2 - _TRANSITION_HZ:g} Hz, got {passband:g}")
+        raise ValueError(
+            f"an anchor's passband must lie below {sample_rate / 2 - _TRANSITION_HZ:g} Hz, got {passband:g}"
+        )
     window = ("kaiser", kaiser_beta(_ATTENUATION_DB))
     return firwin(_TAPS, passband + _TRANSITION_HZ / 2.0, window=window, fs=sample_rate)
 

@@ -56,7 +56,9 @@ def box_plot(record: Mapping[str, Any], ratings: np.ndarray, conditions: Sequenc
     return _both(draw, title, 130 + 90 * len(conditions))
 
 
-def item_plot(record: Mapping[str, Any], items: Sequence[str], conditions: Sequence[str], title: str) -> dict[str, bytes]:
+def item_plot(
+    record: Mapping[str, Any], items: Sequence[str], conditions: Sequence[str], title: str
+) -> dict[str, bytes]:
     """Mean and 95 % interval over listeners of every condition at every item, as "png" and "svg"."""
 
     def draw(axes: Any) -> None:
@@ -76,9 +78,7 @@ def item_plot(record: Mapping[str, Any], items: Sequence[str], conditions: Seque
             )
         axes.set_xticks(range(len(items)), [_plain(item) for item in items], rotation=20, ha="right")
         axes.set_xlim(-0.6, len(items) - 0.4)
-        axes.legend(
-            frameon=False, fontsize=8, labelcolor=LIGHT.text, loc="upper left", bbox_to_anchor=(1.0, 1.0)
-        )
+        axes.legend(frameon=False, fontsize=8, labelcolor=LIGHT.text, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
     return _both(draw, title, 330 + 75 * len(items))
 

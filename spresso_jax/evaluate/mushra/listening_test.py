@@ -161,7 +161,9 @@ def check_test(out: Path) -> TestPlan:
 
     configs = sorted((out / "configs").glob("*.yaml"))
     if len(configs) != 1:
-        raise ValueError(f"{out}: {len(configs)} files configs/*.yaml, one is needed: give the folder of a written test")
+        raise ValueError(
+            f"{out}: {len(configs)} files configs/*.yaml, one is needed: give the folder of a written test"
+        )
     if configs[0].stat().st_size > MAX_YAML_BYTES:
         raise ValueError(f"{configs[0]}: larger than any listening test")
     try:
@@ -199,9 +201,7 @@ def check_test(out: Path) -> TestPlan:
     conditions = (REFERENCE, *pages[0]["stimuli"])
     if any(set(page["stimuli"]) != set(pages[0]["stimuli"]) for page in pages):
         raise ValueError(f"{configs[0]}: pages have different stimuli, so their ratings could not be compared")
-    return TestPlan(
-        configs[0], len(rated), conditions, max(lengths), size / 1e6, minutes(len(rated), len(conditions))
-    )
+    return TestPlan(configs[0], len(rated), conditions, max(lengths), size / 1e6, minutes(len(rated), len(conditions)))
 
 
 def _check_options(
@@ -281,8 +281,10 @@ def _slug(text: str) -> str:
 def _write_yaml(path: Path, config: Mapping[str, Any]) -> None:
     import yaml
 
-    # One line a text: webMUSHRA's own YAML reader does not fold long ones as PyYAML writes them.
-    path.write_text(yaml.safe_dump(config, sort_keys=False, width=10**6, allow_unicode=True), encoding="utf-8")
+    # webMUSHRA's own reader of YAML is a small one: it takes no text folded over lines, and no list that begins on the
+    # dash of the list around it.
+    text = yaml.safe_dump(config, sort_keys=False, width=10**6, allow_unicode=True)
+    path.write_text(text.replace("\n- - random\n", "\n-\n  - random\n"), encoding="utf-8")
 
 
 def _readme(test_id: str, title: str, plan: TestPlan) -> str:

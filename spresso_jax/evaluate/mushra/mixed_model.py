@@ -72,6 +72,4 @@ def fit_mixed_model(scores: np.ndarray, level: float = 0.95) -> MixedModel:
     half = (1.0 + level) / 2.0
     mean_width = float(t.ppf(half, variance**2 / spread) * np.sqrt(variance)) if spread > 0.0 else 0.0
     difference = float(t.ppf(half, freedom) * np.sqrt(2.0 * error / (listeners * items)))
-    return MixedModel(
-        means, np.full(conditions, mean_width), difference, freedom, {**variances, "residual": error}
-    )
+    return MixedModel(means, np.full(conditions, mean_width), difference, freedom, {**variances, "residual": error})

@@ -54,7 +54,8 @@ _TASK = (
 _PRACTICE = "<p><strong>For practice.</strong> These ratings are not used. Listen for the range from best to worst.</p>"
 _START = "<p>The practice is over. The next {pages} pages are the test itself.</p>"
 _FINISH = "<p>Please answer three questions, then press the button below to send your ratings.</p>"
-_SENT = "<p>Thank you! Your ratings were sent; you may close this page.</p>"
+# webMUSHRA shows this even when sending failed, with its own line about the error below.
+_SENT = "<p>Unless an error is shown here, your ratings were sent and you may close this page.</p>"
 _QUESTIONS = (
     ("experience", "Have you taken part in listening tests before?", ("never", "sometimes", "often")),
     ("playback", "What did you listen with?", ("headphones", "earphones", "loudspeakers")),

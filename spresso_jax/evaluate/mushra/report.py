@@ -106,11 +106,11 @@ def _tests(figures: Mapping[str, Any]) -> list[str]:
     if figures["pairs"]:
         rows = [
             f"| {_text(p['first'])} - {_text(p['second'])} | {p['mean_difference']:+.1f} ± {_number(p['ci95_t'])} | "
-            f"{p['wilcoxon_W']:.1f} | {p['wilcoxon_p']:.2g} | {p['holm']:.2g} |"
+            f"{p['wilcoxon_W']:.1f} | {p['wilcoxon_p']:.2g} | {_p_value(p['wilcoxon_p_exact'])} | {p['holm']:.2g} |"
             for p in figures["pairs"]
         ]
-        head = "| pair | difference, 95 % paired t | Wilcoxon W | p | p after Holm |"
-        parts += ["## Pairs, on listener means", "\n".join([head, "|---|---|---|---|---|", *rows])]
+        head = "| pair | difference, 95 % paired t | Wilcoxon W | p (normal) | p (exact) | p (normal) after Holm |"
+        parts += ["## Pairs, on listener means", "\n".join([head, "|---|---|---|---|---|---|", *rows])]
     model = figures["mixed_model"]
     if model:
         v = model["variances"]
@@ -140,6 +140,10 @@ def _items(items: Mapping[str, Mapping], conditions: list[str]) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
+
+
+def _p_value(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2g}"
 
 
 def _cell(value: float | int | None) -> str:

@@ -90,7 +90,13 @@ def read_results(
         numbers within 0..100, names that are empty, overlong or formulas, a stimulus rated twice, ratings that are
         missing, rows of two tests, no hidden reference, no rating at all.
     """
-    counts = {"files": len(paths), "rows": 0, "repeated_headers": 0, "training_rows": 0, "listeners_with_other_fields": 0}
+    counts = {
+        "files": len(paths),
+        "rows": 0,
+        "repeated_headers": 0,
+        "training_rows": 0,
+        "listeners_with_other_fields": 0,
+    }
     table: dict[str, dict[tuple[str, str], _Row]] = {}
     tests: dict[str, str] = {}
     other_fields: set[str] = set()
@@ -110,7 +116,9 @@ def read_results(
             tests.setdefault(_name(cells[0], "session_test_id", place), place)
             if len(tests) > 1:
                 (first, where), (second, _) = tests.items()
-                raise ValueError(f"{place}: test {second!r}, but {where} belongs to {first!r}: score one test at a time")
+                raise ValueError(
+                    f"{place}: test {second!r}, but {where} belongs to {first!r}: score one test at a time"
+                )
             counts["rows"] += 1
             own = table.setdefault(row.listener, {})
             before = own.setdefault((row.item, row.condition), row)

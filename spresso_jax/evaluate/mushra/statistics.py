@@ -133,7 +133,8 @@ def paired_tests(means: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     Zero differences are dropped; `wilcoxon_p` is the normal approximation with correction for ties and without
     correction for continuity, which always exists and is what Holm's step uses; `wilcoxon_p_exact` is None where there
     are ties or zeros. Differences are taken as floating point gives them, as a call of SciPy would: two that differ in
-    the last bit alone are no tie, which moves p by less than 1e-6. `mean_difference` has its own paired t interval. Empty for fewer than two listeners.
+    the last bit alone are no tie, which moves p by less than 1e-6. `mean_difference` has its own paired t interval.
+    Empty for fewer than two listeners.
     """
     rows = []
     for first, second in combinations(means, 2):
@@ -243,4 +244,3 @@ def score(ratings: Ratings) -> dict[str, Any]:
 
 def _of(ratings: Ratings, condition: str) -> np.ndarray:
     return ratings.scores[:, :, ratings.conditions.index(condition)]
-

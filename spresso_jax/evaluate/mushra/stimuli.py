@@ -124,7 +124,9 @@ def read_item(
     notes = [f"{reference.name}: {info.channels} channels, mixed to one"] if info.channels > 1 else []
     sounds = {REFERENCE: fit_length(whole, samples)}
     if check_clip(sounds[REFERENCE], min_active=0.0).reject:
-        raise AudioFileError(reference, "silent", f"its first {samples / SAMPLE_RATE:g} s are silent: choose another item")
+        raise AudioFileError(
+            reference, "silent", f"its first {samples / SAMPLE_RATE:g} s are silent: choose another item"
+        )
     for system, path in systems.items():
         audio, info = read_audio(path)
         if info.channels > 1:
