@@ -299,11 +299,15 @@ A listening test for [webMUSHRA](https://github.com/audiolabs/webMUSHRA) (its ow
 
     git clone https://github.com/audiolabs/webMUSHRA
     cp -r configs webMUSHRA/
-    cd webMUSHRA && php -S 0.0.0.0:8000
+    cd webMUSHRA && docker compose up
 
-Listeners open `http://HOST:8000/?config={test_id}.yaml`. Any web server with PHP will do; `results` must be writable by
-it. Ask for headphones and a playback device that runs at 48 kHz, and go through the whole test yourself first: ratings
-are sent only with the button on the last page.
+Listeners open `http://HOST:8000/?config={test_id}.yaml`. Any web server with PHP 7 that may write into `results` will do.
+With PHP 8, webMUSHRA's `service/write.php` (as of May 2025) stores the ratings and fails afterwards: listeners are then
+shown an error, although nothing is lost.
+
+Ask for headphones and a playback device that runs at 48 kHz (browsers resample otherwise), and go through the whole test
+yourself first: ratings are sent only with the button on the last page, and should then stand in
+`results/{test_id}/mushra.csv`.
 
 Names of the conditions stand in the YAML and in the addresses of the sounds; pages do not show them, but somebody who
 opens the browser's developer tools can read them.

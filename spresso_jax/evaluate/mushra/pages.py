@@ -28,7 +28,7 @@ PAGE_KEYS = {
         {"id", "name", "content", "reference", "createAnchor35", "createAnchor70", "stimuli"},
         {"showWaveform", "enableLooping", "randomize", "showConditionNames", "strict", "switchBack"},
     ),
-    "finish": ({"name", "content", "showResults", "writeResults", "questionnaire"}, {"popupContent"}),
+    "finish": ({"name", "content", "showResults", "writeResults", "questionnaire"}, {"popupContent", "showErrors"}),
 }
 # Seconds that a listener spends on one stimulus of a page, for the estimate (evaluation.md 7.1: 15 pages of 5 to 6
 # conditions take 20 to 30 minutes).
@@ -54,7 +54,7 @@ _TASK = (
 _PRACTICE = "<p><strong>For practice.</strong> These ratings are not used. Listen for the range from best to worst.</p>"
 _START = "<p>The practice is over. The next {pages} pages are the test itself.</p>"
 _FINISH = "<p>Please answer three questions, then press the button below to send your ratings.</p>"
-# webMUSHRA shows this even when sending failed, with its own line about the error below.
+# webMUSHRA shows this even when sending failed, with its own line about the error above it (`showErrors`).
 _SENT = "<p>Unless an error is shown here, your ratings were sent and you may close this page.</p>"
 _QUESTIONS = (
     ("experience", "Have you taken part in listening tests before?", ("never", "sometimes", "often")),
@@ -126,6 +126,7 @@ def test_config(
                 "content": _FINISH,
                 "popupContent": _SENT,
                 "showResults": False,
+                "showErrors": True,
                 "writeResults": True,
                 "questionnaire": [
                     {
