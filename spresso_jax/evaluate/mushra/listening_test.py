@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from data_pipeline.audio_files import AudioFileError, write_audio
 from spresso_jax.evaluate.decoded import write_json
@@ -157,7 +158,6 @@ def check_test(out: Path) -> TestPlan:
         differ in rate, length or channels on one page, and pages beyond webMUSHRA's limits.
     """
     import soundfile
-    import yaml
 
     configs = sorted((out / "configs").glob("*.yaml"))
     if len(configs) != 1:
@@ -167,7 +167,8 @@ def check_test(out: Path) -> TestPlan:
     if configs[0].stat().st_size > MAX_YAML_BYTES:
         raise ValueError(f"{configs[0]}: larger than any listening test")
     try:
-        config = yaml.safe_load(configs[0].read_text(encoding="utf-8"))
+        # _PlainLoader is a SafeLoader: it makes dictionaries, lists and scalars only.
+        config = yaml.load(configs[0].read_text(encoding="utf-8"), Loader=_PlainLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{configs[0]}: not YAML ({error})") from error
     pages = check_config(config, str(configs[0]))
@@ -202,6 +203,15 @@ def check_test(out: Path) -> TestPlan:
     if any(set(page["stimuli"]) != set(pages[0]["stimuli"]) for page in pages):
         raise ValueError(f"{configs[0]}: pages have different stimuli, so their ratings could not be compared")
     return TestPlan(configs[0], len(rated), conditions, max(lengths), size / 1e6, minutes(len(rated), len(conditions)))
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses aliases: nobody needs them here, and a few nested ones stand for more pages than any memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not accepted")
+        return super().compose_node(parent, index)
 
 
 def _check_options(
@@ -279,8 +289,6 @@ def _slug(text: str) -> str:
 
 
 def _write_yaml(path: Path, config: Mapping[str, Any]) -> None:
-    import yaml
-
     # webMUSHRA's own reader of YAML is a small one: it takes no text folded over lines, and no list that begins on the
     # dash of the list around it.
     text = yaml.safe_dump(config, sort_keys=False, width=10**6, allow_unicode=True)

@@ -19,7 +19,8 @@ import numpy as np
 REFERENCE = "reference"
 TRAINING = "training"
 LAST_FIELDS = ("session_uuid", "trial_id", "rating_stimulus", "rating_score", "rating_time", "rating_comment")
-MAX_BYTES = 64_000_000
+MAX_BYTES = 16_000_000
+MAX_RATINGS = 2_000_000
 MAX_NAME = 100
 
 
@@ -154,6 +155,11 @@ def _complete(table: dict, test_id: str, counts: dict[str, int], leave_out: bool
         raise ValueError(f"{source}: no stimulus is called {REFERENCE!r}: MUSHRA needs the hidden reference")
     ordered = [REFERENCE, *sorted(c for c in found if c != REFERENCE and not is_anchor(c))]
     ordered += sorted((c for c in found if is_anchor(c)), key=lambda c: int(c.removeprefix("anchor")), reverse=True)
+    if len(table) * len(items) * len(ordered) > MAX_RATINGS:
+        raise ValueError(
+            f"{source}: {len(table)} listeners, {len(items)} items and {len(ordered)} conditions are no listening test: "
+            "are the columns in webMUSHRA's order?"
+        )
     cells = [(item, condition) for item in items for condition in ordered]
     missing = {name: [cell for cell in cells if cell not in own] for name, own in table.items()}
     incomplete = tuple(name for name, gaps in missing.items() if gaps)

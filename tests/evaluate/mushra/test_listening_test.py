@@ -196,6 +196,8 @@ def test_check_finds_what_was_changed_afterwards(folders):
     refused(lambda t: t.replace("showResults: false", "showResults: true"), "show the names")
     refused(lambda t: t.replace("  defaultVolume: 0.5\n", ""), r"missing keys \['defaultVolume'\]")
     refused(lambda t: t.replace("reference: configs", "reference: ../configs"), "no file")
+    refused(lambda t: "a: &a [x, x]\nb: &b [*a, *a]\n", "aliases")
+    refused(lambda t: "[" * 500_000, "not YAML")
     refused(lambda t: "!!python/object/apply:os.system [echo]\n", "not YAML")
     sound = folders / "test" / "configs" / "listening-test" / "training" / "loud.wav"
     soundfile.write(sound, np.zeros((100, 2)), RATE, subtype="PCM_24")

@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from spresso_jax.evaluate.mushra.report import write_scores
 from spresso_jax.evaluate.mushra.results import read_results
@@ -129,6 +131,30 @@ def test_what_is_no_result_file_is_refused(tmp_path, content, message):
     with pytest.raises(ValueError, match="r.csv") as error:
         read_results([path])
     assert message in str(error.value)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tail=st.one_of(
+        st.binary(max_size=200),
+        st.lists(
+            st.sampled_from(["t", "u0", "reference", "50", '"', ",", "\n", "\r", "nan", "=", "ours"]), max_size=60
+        ).map(lambda words: "".join(words).encode()),
+    )
+)
+def test_any_bytes_are_a_table_or_one_clear_refusal(tmp_path, tail):
+    path = tmp_path / "r.csv"
+    path.write_bytes((",".join(HEADER) + "\nt,30,u0,a,reference,100,1,\n").encode() + tail)
+    try:
+        assert read_results([path]).scores.size >= 1
+    except ValueError as error:
+        assert "r.csv" in str(error) and type(error) is ValueError
+
+
+def test_a_table_that_could_only_be_nonsense_is_refused_at_once(tmp_path):
+    content = [["t", "30", f"u{n}", f"i{n}", "reference", "50", "1", ""] for n in range(2000)]
+    with pytest.raises(ValueError, match="2000 listeners, 2000 items and 1 conditions are no listening test"):
+        read_results([write(tmp_path / "r.csv", content)])
 
 
 def test_incomplete_listeners_are_left_out_only_when_asked_and_are_named(tmp_path):
