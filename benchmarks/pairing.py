@@ -44,7 +44,7 @@ class Side:
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": str(THREADS),
+            "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
             "TF_CPP_MIN_LOG_LEVEL": "2",
         }
         command = [python, "-W", "ignore", script, "--side", name, json.dumps(settings)]
@@ -72,18 +72,21 @@ class Side:
         return json.loads(line)
 
 
-def alternate(turns: Mapping[str, tuple[Side, str]], repetitions: int) -> dict[str, list[float]]:
+def alternate(
+    turns: Mapping[str, tuple[Side, str]], repetitions: int, clock: str = "seconds"
+) -> dict[str, list[float]]:
     """Seconds of every turn in every repetition; every second repetition goes through the turns backwards.
 
     Args:
       turns: label -> (side, name of its run).
       repetitions: of all turns.
+      clock: "seconds" on the wall, or "cpu_seconds" of all threads: with one thread, what other programs take is left out.
     """
     seconds: dict[str, list[float]] = {label: [] for label in turns}
     for repetition in range(repetitions):
         for label in list(turns)[:: -1 if repetition % 2 else 1]:
             side, run = turns[label]
-            seconds[label].append(side.ask(run)["seconds"])
+            seconds[label].append(side.ask(run)[clock])
         latest = ", ".join(f"{label} {values[-1]:.3g} s" for label, values in seconds.items())
         print(f"repetition {repetition + 1} of {repetitions}: {latest}", file=sys.stderr, flush=True)
     return seconds
@@ -100,7 +103,8 @@ def rounded(value: float, digits: int = 4) -> float:
 
 
 def serve(facts: Mapping[str, Any], runs: Mapping[str, Callable[[], Any]], warm: bool = True) -> None:
-    """A child's side: says `facts`, then runs what it is asked for and answers with the seconds that a call took.
+    """A child's side: says `facts`, then runs what it is asked for and answers with the seconds that a call took, on the
+    wall and of the processor.
 
     A repetition goes on until `LEAST_SECONDS` have passed; its figure is the mean over its calls.
 
@@ -113,11 +117,11 @@ def serve(facts: Mapping[str, Any], runs: Mapping[str, Callable[[], Any]], warm:
         run()
     say(facts)
     for line in sys.stdin:
-        run, calls, began = runs[line.strip()], 0, time.perf_counter()
+        run, calls, began, worked = runs[line.strip()], 0, time.perf_counter(), time.process_time()
         while not calls or time.perf_counter() - began < LEAST_SECONDS:
             result, calls = run(), calls + 1
-        seconds = (time.perf_counter() - began) / calls
-        say({"seconds": seconds, **(result if isinstance(result, dict) else {})})
+        seconds, cpu_seconds = (time.perf_counter() - began) / calls, (time.process_time() - worked) / calls
+        say({"seconds": seconds, "cpu_seconds": cpu_seconds, **(result if isinstance(result, dict) else {})})
 
 
 def say(answer: Mapping[str, Any]) -> None:
@@ -149,6 +153,8 @@ def run(
     parent: Callable[..., dict[str, Any]],
     sides: Mapping[str, Callable[..., None]],
     sizes: Mapping[str, int] | None = None,
+    texts: Mapping[str, str] | None = None,
+    threads: int = THREADS,
 ) -> None:
     """Reads the command line and is either the parent or a side.
 
@@ -157,6 +163,8 @@ def run(
       parent: (peer's Python, repetitions, **sizes) -> what to print.
       sides: what each child runs, with the settings that the parent gave it.
       sizes: name -> default of whole numbers that the command line may change.
+      texts: name -> help of what the command line must say.
+      threads: cores, and so threads, of every side.
     """
     if _is_side():
         sides[sys.argv[2]](**json.loads(sys.argv[3]))
@@ -164,16 +172,18 @@ def run(
     parser = argparse.ArgumentParser(description=f"{Path(file).stem}: its docstring says what it measures.")
     parser.add_argument("--peer-python", required=True, help="Python of the environment that holds the peers")
     parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--cores", default="", help="two CPU numbers, such as 0,2; by default the first two")
+    parser.add_argument("--cores", default="", help=f"{threads} CPU numbers, such as 0,2; by default the first")
     for name, default in (sizes or {}).items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    for name, meaning in (texts or {}).items():
+        parser.add_argument(f"--{name}", required=True, help=meaning)
     arguments = parser.parse_args()
-    cores = [int(core) for core in arguments.cores.split(",") if core] or sorted(os.sched_getaffinity(0))[:THREADS]
-    if len(cores) != THREADS:
-        parser.error(f"two threads need {THREADS} cores, got {cores}")
+    cores = [int(core) for core in arguments.cores.split(",") if core] or sorted(os.sched_getaffinity(0))[:threads]
+    if len(cores) != threads:
+        parser.error(f"each side runs {threads} threads, on as many cores, got the cores {cores}")
     os.sched_setaffinity(0, cores)  # inherited by the children; XLA takes as many threads
     load = os.getloadavg()[0]  # of other programs: figures count only where it is near 0
-    chosen = {name: getattr(arguments, name) for name in sizes or {}}
+    chosen = {name: getattr(arguments, name) for name in (*(sizes or {}), *(texts or {}))}
     result = parent(os.path.abspath(arguments.peer_python), arguments.repetitions, **chosen)
     print(json.dumps({**result, "repetitions": arguments.repetitions, "load_before": rounded(load)}))
 
