@@ -2,7 +2,8 @@
 
 The search is one `lax.scan` over steps 1..M-1 at constant beam width. The best beam after step m is the best m-step
 code, so one search yields the codes of every bitrate. Only float32 numbers decide, ties go to the lower index, and rows
-are searched in tiles of a size that depends on the quantizer alone: a row's codes do not depend on its neighbours.
+are searched in tiles of a size that depends on the quantizer alone: a row's codes do not depend on its neighbours, nor on
+the number of devices, each of which searches tiles of its own.
 
 Source: QINCo2 (arXiv 2501.03078) section 3.2; S-PRESSO 3.4.
 """
@@ -14,12 +15,18 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from spresso_jax.quantizer.qinco import Params, Qinco, dot
 
 # Candidates (row, beam, codeword) that one tile evaluates: cache-sized on a CPU, large enough to fill an accelerator.
-TILE_CANDIDATES = {"cpu": 8192}
+TILE_CANDIDATES = {"cpu": 2048}
 TILE_CANDIDATES_ACCELERATOR = 262_144
+CANDIDATE_DTYPES = ("float32", "bfloat16")
+# Candidates of a narrow type that are computed again in float32, for every one that is kept.
+SHORTLIST = 2
 
 
 @dataclass(frozen=True)
@@ -31,16 +38,24 @@ class SearchWidth:
       preselect: A, candidates of every beam (K when the search is exhaustive).
       beam: B, at most K.
       tile: rows that are searched together.
+      candidate_dtype: type that the candidates' network runs in.
     """
 
     codebooks: int
     preselect: int
     beam: int
     tile: int
+    candidate_dtype: str = "float32"
 
     @classmethod
     def of(
-        cls, quantizer: Qinco, codebooks: int | None, preselect: int | None, beam: int | None, tile: int | None
+        cls,
+        quantizer: Qinco,
+        codebooks: int | None,
+        preselect: int | None,
+        beam: int | None,
+        tile: int | None,
+        candidate_dtype: DTypeLike | None = None,
     ) -> SearchWidth:
         """Resolves None to the quantizer's own values, clamps A and B to K and picks the tile.
 
@@ -65,7 +80,15 @@ class SearchWidth:
             tile = min(max(budget // (kept * width), 1), 1024)
         elif tile < 1:
             raise ValueError(f"tile must be at least 1 row, got {tile}")
-        return cls(used, kept, width, tile)
+        name = jnp.dtype("float32" if candidate_dtype is None else candidate_dtype).name
+        if name not in CANDIDATE_DTYPES:
+            raise ValueError(f"candidate_dtype must be one of {', '.join(CANDIDATE_DTYPES)}, got {name}")
+        return cls(used, kept, width, tile, name)
+
+    @property
+    def exact(self) -> bool:
+        """True when candidates are computed in float32, so that none has to be computed again."""
+        return self.candidate_dtype == "float32"
 
 
 def smallest(values: jax.Array, count: int) -> jax.Array:
@@ -86,20 +109,25 @@ def smallest(values: jax.Array, count: int) -> jax.Array:
     return jnp.take_along_axis(picked, position // group, axis=-1) * group + position % group
 
 
-def search_tables(quantizer: Qinco, params: Params) -> Params:
-    """Adds to every step what all rows share: its codewords' first hidden state, and |S|^2 and -2 S^T.
+def search_tables(quantizer: Qinco, width: SearchWidth, params: Params) -> Params:
+    """What all rows of a search share: the steps' networks folded, and |S|^2 and -2 S^T of the pre-selection codebooks.
 
-    Returns: params whose "steps" also hold "embedded" [M-1, K, E], "preselection_norms" [M-1, K] and
-      "preselection_factor" [M-1, D, K].
+    Returns: {"first_codebook" [K, D], "steps": {"network": as `Qinco.fold_step`, "candidates": the same in the narrower
+      type, if one is wanted, "preselection_norms" [M-1, K], "preselection_factor" [M-1, D, K]}}; no steps when M = 1.
     """
-    if quantizer.codebooks == 1:
-        return params
-    steps = dict(params["steps"])
-    steps["embedded"] = jax.vmap(lambda step: quantizer.embed_codewords(step, step["codebook"]))(params["steps"])
-    if quantizer.preselect > 0:
-        steps["preselection_norms"] = jnp.sum(jnp.square(steps["preselection"]), axis=-1)
-        steps["preselection_factor"] = -2.0 * jnp.swapaxes(steps.pop("preselection"), -1, -2)
-    return {**params, "steps": steps}
+    tables = {"first_codebook": params["first_codebook"]}
+    if width.codebooks == 1:
+        return tables
+    used = jax.tree.map(lambda leaf: leaf[: width.codebooks - 1], params["steps"])
+    steps = {"network": jax.vmap(quantizer.fold_step)(used)}
+    if not width.exact:
+        # The codewords themselves stay exact: only what the network adds to them is approximate.
+        narrow = jax.tree.map(lambda leaf: leaf.astype(width.candidate_dtype), steps["network"])
+        steps["candidates"] = narrow | {"codebook": steps["network"]["codebook"]}
+    if width.preselect < quantizer.codewords:
+        steps["preselection_norms"] = jnp.sum(jnp.square(used["preselection"]), axis=-1)
+        steps["preselection_factor"] = -2.0 * jnp.swapaxes(used["preselection"], -1, -2)
+    return tables | {"steps": steps}
 
 
 def search(
@@ -125,68 +153,121 @@ def search(
     sums = first[code]
     best = (codes[:, 0], sums[:, 0])
 
+    def distances(proposed, wanted):
+        return jnp.sum(jnp.square(wanted - proposed), axis=-1).reshape(rows, -1)
+
     def extend(carry, inputs):
         codes, sums = carry
         index, step = inputs
+        flat, residual = sums.reshape(rows * beam, dimension), target[:, None] - sums
         if kept < quantizer.codewords:
-            residual = (target[:, None] - sums).reshape(rows * beam, dimension)
-            distance = step["preselection_norms"] + dot(residual, step["preselection_factor"])
-            candidates = smallest(distance, kept).reshape(rows, beam, kept)
+            nearness = dot(residual.reshape(rows * beam, dimension), step["preselection_factor"])
+            # Without a barrier a CPU works out every index anew for every number that it gathers.
+            candidates = jax.lax.optimization_barrier(smallest(step["preselection_norms"] + nearness, kept))
         else:
-            candidates = jnp.broadcast_to(jnp.arange(kept, dtype=jnp.int32), (rows, beam, kept))
-        flat = candidates.reshape(-1)
-        context = dot(sums.reshape(rows * beam, dimension), step["concat_reconstruction"])
-        hidden = step["embedded"][flat] + jnp.repeat(context, kept, axis=0)
-        output = quantizer.finish_step(step, step["codebook"][flat], hidden)
-        proposed = (sums[:, :, None] + output.reshape(rows, beam, kept, dimension)).reshape(rows, -1, dimension)
-        chosen = smallest(jnp.sum(jnp.square(target[:, None] - proposed), axis=-1), beam)
-        sums = jnp.take_along_axis(proposed, chosen[:, :, None], axis=1)
-        code = jnp.take_along_axis(candidates.reshape(rows, -1), chosen, axis=1)
-        codes = jnp.take_along_axis(codes, (chosen // kept)[:, :, None], axis=1).at[:, :, index].set(code)
+            candidates = jnp.broadcast_to(jnp.arange(kept, dtype=jnp.int32), (rows * beam, kept))
+        output = quantizer.folded_output(step["network" if width.exact else "candidates"], candidates, flat)
+        output = output.reshape(rows, beam, kept, dimension)
+        distance = distances(output, residual[:, :, None])
+        output, candidates = output.reshape(rows, -1, dimension), candidates.reshape(rows, -1)
+        if width.exact:
+            chosen = smallest(distance, beam)
+            code, parent = _picked(candidates, chosen), chosen // kept
+            sums = _picked(sums, parent) + _picked(output, chosen)
+        else:
+            # Ascending, so that of equal candidates the first wins, as it does among all of them.
+            listed = jnp.sort(smallest(distance, min(SHORTLIST * beam, beam * kept)), axis=-1)
+            code, parent = _picked(candidates, listed), listed // kept
+            sums = _picked(sums, parent)
+            flat = sums.reshape(-1, dimension)
+            sums = sums + quantizer.folded_output(step["network"], code.reshape(-1, 1), flat).reshape(sums.shape)
+            chosen = smallest(distances(sums, target[:, None]), beam)
+            code, parent, sums = (_picked(values, chosen) for values in (code, parent, sums))
+        codes = _picked(codes, parent).at[:, :, index].set(code)
         return (codes, sums), (codes[:, 0], sums[:, 0]) if all_prefixes else None
 
     if width.codebooks == 1:
         return best[0][None], best[1][None]
-    steps = jax.tree.map(lambda leaf: leaf[: width.codebooks - 1], tables["steps"])
-    (codes, sums), later = jax.lax.scan(extend, (codes, sums), (jnp.arange(1, width.codebooks), steps))
+    (codes, sums), later = jax.lax.scan(extend, (codes, sums), (jnp.arange(1, width.codebooks), tables["steps"]))
     if not all_prefixes:
         return codes[None, :, 0], sums[None, :, 0]
     return jnp.concatenate([best[0][None], later[0]]), jnp.concatenate([best[1][None], later[1]])
 
 
-_jitted_tables = jax.jit(search_tables, static_argnums=0)
+def _picked(values, index):
+    """Entries `index` [N, C] of the second axis of `values` [N, ...]."""
+    return jnp.take_along_axis(values, index.reshape(index.shape + (1,) * (values.ndim - 2)), axis=1)
+
+
+def _search_rows(quantizer, width, all_prefixes, tables, target):
+    """`search` of rows [N, D] tile by tile, for use inside of jit."""
+    count, tile = target.shape[0], width.tile
+    tiles = -(-count // tile)
+    padded = jnp.pad(target, ((0, tiles * tile - count), (0, 0)))
+    # Rows of a tile lie `tiles` apart, so a batch that the compiler shards over its rows stays sharded inside the map.
+    strided = jnp.moveaxis(padded.reshape(tile, tiles, -1), 1, 0)
+    found = jax.lax.map(lambda rows: search(quantizer, width, tables, rows, all_prefixes), strided)
+    prefixes = found[0].shape[1]
+    return tuple(jnp.moveaxis(part, 0, 2).reshape(prefixes, tiles * tile, -1)[:, :count] for part in found)
+
+
+def _search_devices(quantizer, width, all_prefixes, mesh, params, target):
+    """`_search_rows` on every device of a mesh, for rows of its own."""
+    count, axes = target.shape[0], mesh.axis_names
+    padded = jnp.pad(target, ((0, -count % mesh.size), (0, 0)))
+    found = jax.shard_map(
+        partial(_search_rows, quantizer, width, all_prefixes),
+        mesh=mesh,
+        in_specs=(P(), P(axes)),
+        out_specs=(P(None, axes), P(None, axes)),
+    )(search_tables(quantizer, width, params), padded)
+    return tuple(part[:, :count] for part in found)
+
+
+def _mesh_of(z):
+    """The mesh that rows z are split over, as far as it can be known: inside of jit only one in force (`jax.set_mesh`)."""
+    if isinstance(z, jax.core.Tracer):
+        mesh = jax.sharding.get_abstract_mesh()
+    else:
+        sharding = getattr(z, "sharding", None)
+        mesh = sharding.mesh if isinstance(sharding, NamedSharding) else jax.sharding.get_abstract_mesh()
+    return mesh if mesh.size > 1 and all(kind == AxisType.Auto for kind in mesh.axis_types) else None
+
+
+_jitted_tables = jax.jit(search_tables, static_argnums=(0, 1))
 _jitted_search = jax.jit(search, static_argnums=(0, 1, 4))
+_jitted_search_devices = jax.jit(_search_devices, static_argnums=(0, 1, 2, 3))
 
 
-def _search_tiles(quantizer, width, params, z, all_prefixes):
+def _search_tiles(quantizer, width, params, z, all_prefixes, mesh):
     """Standardises, pads and tiles z [..., D]; gives (codes [P, ..., m], sums [P, ..., D]), standardised."""
     if z.shape[-1] != quantizer.dimension:
         raise ValueError(f"vectors must end in dimension {quantizer.dimension}, got shape {tuple(z.shape)}")
-    leading = z.shape[:-1]
+    leading, prefixes = z.shape[:-1], width.codebooks if all_prefixes else 1
+    mesh = _mesh_of(z) if mesh is None else mesh
+    traced = isinstance(z, jax.core.Tracer) or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params))
+    if mesh is not None and not traced:
+        params = jax.device_put(params, NamedSharding(mesh, P()))
     target = quantizer.standardise(params, z).reshape(-1, quantizer.dimension)
     count, tile = target.shape[0], width.tile
-    tiles = -(-count // tile)
-    prefixes = width.codebooks if all_prefixes else 1
-    if tiles == 0:
+    if count == 0:
         codes = jnp.zeros((prefixes, *leading, width.codebooks), jnp.int32)
         return codes, jnp.zeros((prefixes, *leading, quantizer.dimension))
-    padded = jnp.pad(target, ((0, tiles * tile - count), (0, 0)))
-    if isinstance(target, jax.core.Tracer):
-        # Rows of a tile lie `tiles` apart, so a batch that is sharded over its rows stays sharded inside the map.
-        tables = search_tables(quantizer, params)
-        strided = jnp.moveaxis(padded.reshape(tile, tiles, -1), 1, 0)
-        codes, sums = jax.lax.map(lambda rows: search(quantizer, width, tables, rows, all_prefixes), strided)
-        codes, sums = (jnp.moveaxis(found, 0, 2).reshape(prefixes, tiles * tile, -1) for found in (codes, sums))
+    if mesh is not None:
+        codes, sums = _jitted_search_devices(quantizer, width, all_prefixes, mesh, params, target)
+    elif traced:
+        codes, sums = _search_rows(quantizer, width, all_prefixes, search_tables(quantizer, width, params), target)
     else:
         # Outside of jit one compiled tile serves every number of rows.
-        tables = _jitted_tables(quantizer, params)
+        tables = _jitted_tables(quantizer, width, params)
+        padded = jnp.pad(target, ((0, -count % tile), (0, 0)))
         found = [
             _jitted_search(quantizer, width, tables, padded[start : start + tile], all_prefixes)
-            for start in range(0, tiles * tile, tile)
+            for start in range(0, count, tile)
         ]
-        codes, sums = (jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-    codes = codes[:, :count].reshape(prefixes, *leading, width.codebooks)
-    return codes, sums[:, :count].reshape(prefixes, *leading, quantizer.dimension)
+        codes, sums = (jnp.concatenate(parts, axis=1)[:, :count] for parts in zip(*found, strict=True))
+    codes = codes.reshape(prefixes, *leading, width.codebooks)
+    return codes, sums.reshape(prefixes, *leading, quantizer.dimension)
 
 
 def encode(
@@ -198,6 +279,8 @@ def encode(
     preselect: int | None = None,
     beam: int | None = None,
     tile: int | None = None,
+    candidate_dtype: DTypeLike | None = None,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Codes of the best beam after `codebooks` steps; works inside and outside of jit.
 
@@ -209,13 +292,18 @@ def encode(
       preselect: A; 0 tries every codeword, more than K means K.
       beam: B; more than K means K.
       tile: rows searched together; None chooses by memory. Changes rounding only.
+      candidate_dtype: type of the network that proposes candidates, "float32" (None) or "bfloat16". With bfloat16 only
+        the short list of `SHORTLIST` B candidates of every step is approximate: it is computed again in float32, and
+        these numbers decide, and are the sums that later steps see and that decoding gives. Pre-selection stays float32.
+      mesh: devices to search on, each a part of the rows (which need not divide). None takes the mesh in force
+        (`jax.set_mesh`) or, outside of jit, that of z. Codes are those of one device.
     Returns: codes [..., m] int32 in 0..K-1.
     Raises:
       ValueError: if a width is out of range or z does not end in D.
     Source: QINCo2 section 3.2. Cost: m A B evaluations of the step network per vector.
     """
-    width = SearchWidth.of(quantizer, codebooks, preselect, beam, tile)
-    return jax.lax.stop_gradient(_search_tiles(quantizer, width, params, z, False)[0][0])
+    width = SearchWidth.of(quantizer, codebooks, preselect, beam, tile, candidate_dtype)
+    return jax.lax.stop_gradient(_search_tiles(quantizer, width, params, z, False, mesh)[0][0])
 
 
 def encode_all_prefixes(
@@ -226,6 +314,8 @@ def encode_all_prefixes(
     preselect: int | None = None,
     beam: int | None = None,
     tile: int | None = None,
+    candidate_dtype: DTypeLike | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Codes and reconstructions of every number of codebooks from one search, each equal to `encode(..., m)`.
 
@@ -235,8 +325,8 @@ def encode_all_prefixes(
     Raises:
       ValueError: as `encode`.
     """
-    width = SearchWidth.of(quantizer, None, preselect, beam, tile)
-    codes, sums = jax.lax.stop_gradient(_search_tiles(quantizer, width, params, z, True))
+    width = SearchWidth.of(quantizer, None, preselect, beam, tile, candidate_dtype)
+    codes, sums = jax.lax.stop_gradient(_search_tiles(quantizer, width, params, z, True, mesh))
     return codes, quantizer.unstandardise(params, sums)
 
 

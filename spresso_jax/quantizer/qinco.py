@@ -22,6 +22,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +31,12 @@ Params = dict
 FROZEN_LEAVES = ("data_mean", "data_std")
 
 
-def dot(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Matrix product in full float32: codes are decided, and decoded, by these numbers on every device."""
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+def dot(left: jax.Array, right: jax.Array, dtype: Any = None) -> jax.Array:
+    """Matrix product, of float32 in full float32: codes are decided, and decoded, by these numbers on every device.
+
+    `dtype` of the result, None for that of the factors.
+    """
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +167,52 @@ class Qinco:
         """
         hidden = self.embed_codewords(step, codewords) + dot(reconstruction, step["concat_reconstruction"])
         return self.finish_step(step, codewords, hidden)
+
+    def fold_step(self, step: Params) -> Params:
+        """One step's network, multiplied out as far as it is linear; `folded_output` runs it on candidates.
+
+        The first hidden state and the first block's products are a codeword's part, here a table, plus the part of the
+        sum so far, of which all candidates of a beam share one; the last block's down projection goes through the
+        output projection. Half the products of `step_output` remain for a candidate of qinco2-S; equal up to rounding.
+
+        Returns: codebook [K, D]; hidden [K, E], context_hidden [D, E]; with blocks raised [K, H], context_raised [D, H],
+          down [L-1, H, E], up [L-1, E, H] (of the blocks after the first) and last [H, D]; with E != D out_proj [E, D].
+        """
+        hidden = self.embed_codewords(step, step["codebook"])
+        folded = {"codebook": step["codebook"], "hidden": hidden, "context_hidden": step["concat_reconstruction"]}
+        if self.projected:
+            folded["out_proj"] = step["out_proj"]
+        if self.blocks > 0:
+            folded["raised"] = dot(hidden, step["up"][0])
+            folded["context_raised"] = dot(step["concat_reconstruction"], step["up"][0])
+            folded |= {"down": step["down"][:-1], "up": step["up"][1:]}
+            folded["last"] = dot(step["down"][-1], step["out_proj"]) if self.projected else step["down"][-1]
+        return folded
+
+    def folded_output(self, folded: Params, codes: jax.Array, reconstruction: jax.Array) -> jax.Array:
+        """f_m of candidate codes [N, A] of every sum so far [N, D]: float32 [N, A, D].
+
+        `folded` is one step's `fold_step`; the network runs in the type of its leaves, all but the codewords' own sum.
+        """
+        rows, kept = codes.shape
+        chosen = codes.reshape(-1)
+        narrow = reconstruction.astype(folded["hidden"].dtype)
+
+        def first(table: str, context: str) -> jax.Array:
+            shared = dot(narrow, folded[context])[:, None]
+            return (folded[table][chosen].reshape(rows, kept, -1) + shared).reshape(rows * kept, -1)
+
+        hidden = first("hidden", "context_hidden")
+        raised = first("raised", "context_raised") if self.blocks > 0 else None
+        for block in range(self.blocks - 1):
+            hidden = hidden + dot(jax.nn.relu(raised), folded["down"][block])
+            raised = dot(hidden, folded["up"][block])
+        output = dot(hidden, folded["out_proj"], jnp.float32) if self.projected else hidden.astype(jnp.float32)
+        if self.blocks > 0:
+            output = output + dot(jax.nn.relu(raised), folded["last"], jnp.float32)
+        if self.outer_skip:
+            output = folded["codebook"][chosen] + output
+        return output.reshape(rows, kept, self.dimension)
 
     def check_codes(self, codes: jax.Array) -> int:
         """Number of codebooks m that `codes` [..., m] holds.
