@@ -245,7 +245,9 @@ def _search_tiles(quantizer, width, params, z, all_prefixes, mesh):
         raise ValueError(f"vectors must end in dimension {quantizer.dimension}, got shape {tuple(z.shape)}")
     leading, prefixes = z.shape[:-1], width.codebooks if all_prefixes else 1
     mesh = _mesh_of(z) if mesh is None else mesh
-    traced = isinstance(z, jax.core.Tracer) or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params))
+    traced = isinstance(z, jax.core.Tracer) or any(
+        isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)
+    )
     if mesh is not None and not traced:
         params = jax.device_put(params, NamedSharding(mesh, P()))
     target = quantizer.standardise(params, z).reshape(-1, quantizer.dimension)

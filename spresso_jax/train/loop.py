@@ -148,7 +148,7 @@ def run(stage: Stage, config: LoopConfig, io: RunIO, mesh: jax.sharding.Mesh, re
             io.snapshots.begin(step)
         update = _Compiled(
             jax.jit(
-                make_update(stage, config.accumulate),
+                mesh_lib.within(make_update(stage, config.accumulate), mesh),
                 donate_argnums=0,
                 out_shardings=(mesh_lib.tree_shardings(state, mesh), mesh_lib.replicated(mesh)),
             ),

@@ -96,6 +96,27 @@ def test_full_beam_and_no_preselection_find_the_best_of_all_codes():
     np.testing.assert_allclose(error(quantizer, params, z, codes), all_errors.min(-1), rtol=1e-4)
 
 
+@pytest.mark.parametrize("candidate_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("preselect", [0, 6])
+def test_of_equal_codewords_the_first_is_chosen(preselect, candidate_dtype):
+    quantizer, params, z = made()
+    double = lambda table: jnp.concatenate([table[..., :8, :], table[..., :8, :]], axis=-2)  # noqa: E731
+    tables = {name: double(params["steps"][name]) for name in ("codebook", "preselection")}
+    params = {**params, "first_codebook": double(params["first_codebook"]), "steps": {**params["steps"], **tables}}
+    codes = assign.encode(quantizer, params, z, preselect=preselect, candidate_dtype=candidate_dtype)
+    assert codes.max() < 8
+
+
+def test_bfloat16_runs_the_network_and_float32_decides():
+    quantizer, params, z = made(preselect=8, beam=2)
+    codes = {}
+    for name in ("float32", "bfloat16"):
+        encode = jax.jit(lambda z, name=name: assign.encode(quantizer, params, z, candidate_dtype=name))
+        assert ("bf16[" in str(jax.make_jaxpr(encode)(z))) == (name == "bfloat16")
+        codes[name] = np.asarray(encode(z))
+    assert (codes["bfloat16"] == codes["float32"]).all(-1).mean() > 0.9
+
+
 def test_a_wider_beam_is_better_on_average():
     quantizer, params, z = made()
     errors = [error(quantizer, params, z, assign.encode(quantizer, params, z, beam=beam)).mean() for beam in (1, 4, 16)]
@@ -115,6 +136,7 @@ def test_grouped_selection_equals_a_stable_sort_even_with_ties(length, count):
         ({}, {"codebooks": 5}, "codebooks"),
         ({}, {"codebooks": 0}, "codebooks"),
         ({}, {"beam": 0}, "beam"),
+        ({}, {"candidate_dtype": "float16"}, "bfloat16"),
         ({"preselect": 0}, {"preselect": 4}, "pre-selection"),
     ],
 )

@@ -104,6 +104,20 @@ def test_every_prefix_of_one_search_equals_the_truncated_reference(path):
     same_rows(prefixes[-1], data["codes"], data["margin"])
 
 
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_candidates_in_bfloat16_lose_nothing_that_float32_would_keep(path):
+    data, quantizer, params = load_case(path)
+    z, scale = data["x"], data["x"].std()
+    prefixes, reconstructions = assign.encode_all_prefixes(quantizer, params, z, candidate_dtype="bfloat16")
+    # What the search recorded is float32: it is what decoding gives, to the rounding of the float32 search.
+    decoded = np.asarray(quantizer.decode(params, prefixes[-1]))
+    assert scaled_error(reconstructions[-1], decoded, scale) < 5e-6
+    exact = np.asarray(quantizer.decode(params, data["codes"].T))
+    errors = [np.square(np.asarray(found, np.float64) - z).sum(-1) for found in (decoded, exact)]
+    assert errors[0].mean() < 1.005 * errors[1].mean()
+    assert (np.asarray(prefixes[-1]) == data["codes"].T).all(-1).mean() > 0.9
+
+
 @pytest.mark.parametrize("path", [path for path in CASES if "train/loss" in np.load(path).files], ids=lambda p: p.stem)
 def test_loss_gradient_and_optimizer_steps_equal_reference(path):
     data, quantizer, params = load_case(path)

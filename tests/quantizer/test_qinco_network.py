@@ -50,6 +50,16 @@ def test_untrained_square_network_doubles_the_codeword():
     np.testing.assert_allclose(quantizer.step_output(step, codeword, sums), 2 * codeword, atol=1e-6)
 
 
+@pytest.mark.parametrize("width, blocks, outer_skip", [(None, 0, True), (9, 1, True), (3, 3, True), (None, 2, False)])
+def test_the_folded_step_equals_the_step(width, blocks, outer_skip):
+    quantizer = Qinco(**{**SMALL, "blocks": blocks}, embedding_width=width, outer_skip=outer_skip)
+    step = jax.tree.map(lambda leaf: leaf[0], random_tree(quantizer)["steps"])
+    sums, codes = jax.random.normal(jax.random.key(1), (6, 5)), jax.random.randint(jax.random.key(2), (6, 4), 0, 8)
+    expected = quantizer.step_output(step, step["codebook"][codes], jnp.broadcast_to(sums[:, None], (6, 4, 5)))
+    found = quantizer.folded_output(quantizer.fold_step(step), codes, sums)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
 def test_no_leaf_is_empty_when_there_are_no_blocks_or_later_steps():
     for changes in ({"blocks": 0}, {"codebooks": 1}):
         params = jax.eval_shape(Qinco(**{**SMALL, **changes}).init, jax.random.key(0))
