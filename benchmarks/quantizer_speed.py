@@ -136,7 +136,7 @@ def theirs(coding: str, training: str, reference: str) -> None:
     torch.set_num_threads(1)
     with np.load(coding) as file:
         given = {name: torch.from_numpy(file[name]) for name in ("z", "codes", "many", "decoded")}
-        made = model(reference, CODING, _without("state/", file), training=False).eval()
+        made = model(reference, CODING, _without("state/", file)).eval()
     z, many = given["z"], given["many"].T.long().contiguous()
     inference = scripted(made, CODING, len(z))
     codes = torch.cat([inference(part, step="encode") for part in z.split(CHUNK)], dim=1).T
@@ -148,7 +148,7 @@ def theirs(coding: str, training: str, reference: str) -> None:
 
     with np.load(training) as file:
         batch, loss = torch.from_numpy(file["z"]), float(file["loss"])
-        learner = model(reference, TRAINING, _without("state/", file), training=True).train()
+        learner = model(reference, TRAINING, _without("state/", file)).train()
     optimizer = torch.optim.AdamW(learner.parameters(), RATE, weight_decay=DECAY)
 
     def step() -> dict[str, float]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 
-def _settings(sizes: Mapping[str, int | None], batch: int, training: bool) -> SimpleNamespace:
+def _settings(sizes: Mapping[str, int | None], batch: int) -> SimpleNamespace:
     """What a plain (not inverted-file) QINCo2 model reads of its configuration; `sizes` are K, M, D, de, dh, L, A, B."""
     steps, codewords = sizes["M"], sizes["K"]
     return SimpleNamespace(
@@ -23,7 +23,7 @@ def _settings(sizes: Mapping[str, int | None], batch: int, training: bool) -> Si
         _M_ivf=steps,
         _K_vals=[codewords] * steps,
         _ivf_book=None,
-        _qinco_jit=training,
+        _qinco_jit=False,  # its trainer scripts the layers; the step took 1.5 s to 1.6 s either way
         _accelerator=SimpleNamespace(print=lambda *words: None, device=torch.device("cpu")),
         ivf_in_use=False,
         qinco1_mode=False,
@@ -34,14 +34,12 @@ def _settings(sizes: Mapping[str, int | None], batch: int, training: bool) -> Si
     )
 
 
-def model(
-    reference: str, sizes: Mapping[str, int | None], state: Mapping[str, np.ndarray], training: bool
-) -> torch.nn.Module:
-    """The reference's model with the tensors of `state`; for `training` it scripts its layers, as its own trainer asks."""
+def model(reference: str, sizes: Mapping[str, int | None], state: Mapping[str, np.ndarray]) -> torch.nn.Module:
+    """The reference's model with the tensors of `state`; buffers that it lacks keep their start."""
     sys.path.insert(0, reference)
     from qinco.model import QINCo
 
-    made = QINCo(_settings(sizes, 1, training))
+    made = QINCo(_settings(sizes, 1))
     made.load_state_dict(made.state_dict() | {name: torch.from_numpy(array) for name, array in state.items()})
     return made
 
@@ -50,6 +48,6 @@ def scripted(made: torch.nn.Module, sizes: Mapping[str, int | None], batch: int)
     """The reference's inference module, with its encoder and decoder scripted and warmed up on `batch` rows."""
     from qinco.model import QINCoInferenceWrapper
 
-    wrapper = QINCoInferenceWrapper(_settings(sizes, batch, False), made)
+    wrapper = QINCoInferenceWrapper(_settings(sizes, batch), made)
     wrapper.build()
     return wrapper
