@@ -14,13 +14,39 @@ import numpy as np
 import optax
 
 from spresso_jax.configuration import to_plain
-from spresso_jax.quantizer import assign, initialise
+from spresso_jax.quantizer import assign, initialise, revival
 from spresso_jax.quantizer.qinco import Qinco
+from spresso_jax.quantizer.residual_kmeans import KMeans, RowStream
 from spresso_jax.quantizer.schedule import quarter_cosine
 from spresso_jax.shapes import EMBEDDING_CHANNELS
+from spresso_jax.train.mesh import batch_sharding, place_batch
 from spresso_jax.train.stage import Batch, Finished, Metrics, Player, Stage, Tree
 
 NETWORK = "quantizer"
+
+
+def _mesh_of(networks: Tree) -> jax.sharding.Mesh | None:
+    """The mesh on which the networks live, if they do."""
+    sharding = getattr(jax.tree.leaves(networks[NETWORK])[0], "sharding", None)
+    return sharding.mesh if isinstance(sharding, jax.sharding.NamedSharding) else None
+
+
+def _per_step(quantizer: Qinco, errors: jax.Array, codes: jax.Array) -> Metrics:
+    """Figures of one batch: error [M] after 1..M codes, and use of every step's codewords by codes [B, M].
+
+    A batch that is small beside K leaves codewords unused, and bounds the entropy by log2 of its rows.
+    """
+    counts = assign.usage_counts(codes, quantizer.codewords)
+    used = assign.usage_statistics(counts)
+    metrics = {"entropy_bits": jnp.mean(used["entropy_bits"])}
+    for step in range(quantizer.codebooks):
+        metrics |= {
+            f"mse_m{step + 1}": errors[step],
+            f"entropy_bits_step{step + 1}": used["entropy_bits"][step],
+            f"perplexity_step{step + 1}": used["perplexity"][step],
+            f"dead_step{step + 1}": jnp.sum(counts[step] == 0),
+        }
+    return metrics
 
 
 def build(config: Any, upstream: Any = None) -> Stage:
@@ -29,19 +55,32 @@ def build(config: Any, upstream: Any = None) -> Stage:
     quantizer = Qinco(**fields)
     search = {"preselect": config.train_search.preselect, "beam": config.train_search.beam}
 
+    settings = config.initialisation
+    kmeans = KMeans(iterations=settings.iterations, seeding=settings.seeding, growing=settings.growing)
+    if config.revival.draw not in revival.DRAWS:
+        raise ValueError(f"revival.draw must be one of {', '.join(revival.DRAWS)}, got {config.revival.draw!r}")
+
     def start(networks: Tree, draw: Callable[[], Iterator[dict]]) -> Tree:
         """Codebooks from residual k-means of real embeddings, so that training starts equal to a plain RQ."""
-        batches, rows, needed = draw(), [], config.initialisation.rows
-        while sum(len(part) for part in rows) < needed:
-            rows.append(np.asarray(next(batches)["embedding"]))
-        if hasattr(batches, "close"):
-            batches.close()
+
+        def parts() -> Iterator[np.ndarray]:
+            batches = draw()
+            try:
+                for batch in batches:
+                    yield np.asarray(batch["embedding"])
+            finally:
+                if hasattr(batches, "close"):
+                    batches.close()
+
+        mesh = _mesh_of(networks)
         params = initialise.fit(
             quantizer,
             jax.random.key(config.seed),
-            jnp.asarray(np.concatenate(rows)[:needed]),
-            start=config.initialisation.start,
-            iterations=config.initialisation.iterations,
+            RowStream(parts, quantizer.dimension, settings.rows, None if mesh is None else batch_sharding(mesh)),
+            start=settings.start,
+            kmeans=kmeans,
+            scale=settings.scale,
+            hold=settings.rows <= settings.held_rows,
         )
         return {**networks, NETWORK: params}
 
@@ -49,39 +88,46 @@ def build(config: Any, upstream: Any = None) -> Stage:
         params, z = networks[NETWORK], batch["embedding"]
         codes = assign.encode(quantizer, jax.lax.stop_gradient(params), z, **search)
         value, parts = quantizer.training_loss(params, z, codes)
-        return value, {"mse": parts["error_per_step"][-1], "mse_first": parts["error_per_step"][0]}
+        return value, _per_step(quantizer, parts["error_per_step"], codes)
 
     def validate(networks: Tree, batch: Batch, key: jax.Array) -> Metrics:
         z = batch["embedding"]
         codes, reconstructions = assign.encode_all_prefixes(quantizer, networks[NETWORK], z)
         errors = jnp.mean(jnp.sum(jnp.square(reconstructions - z), axis=-1), axis=1)
         energy = jnp.mean(jnp.sum(jnp.square(z - jnp.mean(z, axis=0)), axis=-1))
-        metrics = {f"mse_m{m + 1}": errors[m] for m in range(quantizer.codebooks)}
-        used = assign.usage_statistics(assign.usage_counts(codes[-1], quantizer.codewords))
-        return {
-            "loss": errors[-1],
-            "unexplained": errors[-1] / energy,
-            "entropy_bits": jnp.mean(used["entropy_bits"]),
-            **metrics,
-        }
+        return {"loss": errors[-1], "unexplained": errors[-1] / energy, **_per_step(quantizer, errors, codes[-1])}
+
+    @jax.jit
+    def observe(params: Tree, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        codes = assign.encode(quantizer, params, z, **search)
+        return assign.usage_counts(codes, quantizer.codewords), quantizer.residuals(params, z, codes)
 
     def maintain(networks: Tree, draw: Callable[[], Iterator[dict]], key: jax.Array) -> Tree:
-        """Moves codewords that a few batches never chose onto real residuals."""
-        params, batches = networks[NETWORK], draw()
-        encode = jax.jit(lambda p, z: assign.encode(quantizer, p, z, **search))
-        counts, last = 0, None
+        """Moves codewords that a few batches never chose onto real residuals, or to the reference's noise.
+
+        Counts and residuals are those of the next batches under the present weights, summed over devices and processes;
+        the reference counts the batches of the epoch past, as the weights were when each was seen.
+        """
+        params, mesh, batches = networks[NETWORK], _mesh_of(networks), draw()
+        counts, residuals, moments = 0, None, None
         for _ in range(config.revival.batches):
-            last = jnp.asarray(next(batches)["embedding"])
-            codes = encode(params, last)
-            counts = counts + assign.usage_counts(codes, quantizer.codewords)
+            batch = {"embedding": np.asarray(next(batches)["embedding"])}
+            z = (batch if mesh is None else place_batch(batch, mesh))["embedding"]
+            used, residuals = observe(params, z)
+            counts = counts + used
+            if config.revival.draw == "noise":
+                moments = revival.residual_moments(moments, residuals)
         if hasattr(batches, "close"):
             batches.close()
-        residuals = quantizer.residuals(params, last, codes)
-        return {**networks, NETWORK: initialise.revive(quantizer, params, counts, residuals, key)[0]}
+        if config.revival.draw == "noise":
+            revived, _ = revival.revive_from_noise(quantizer, params, counts, moments, key)
+        else:
+            revived, _ = revival.revive(quantizer, params, counts, residuals, key)
+        return {**networks, NETWORK: revived}
 
     def finish(networks: Tree, draw: Callable[[], Iterator[dict]]) -> Finished:
         point = dict((upstream.facts if upstream is not None else {}).get("operating_point", {}))
-        default = min(point.get("codebooks", quantizer.codebooks), quantizer.codebooks)
+        default = min(config.default_codebooks or point.get("codebooks", quantizer.codebooks), quantizer.codebooks)
         others = [m for m in point.get("decode_codebooks", ()) if m <= quantizer.codebooks and m != default]
         point |= {
             "codebook_bits": (quantizer.codewords - 1).bit_length(),
@@ -96,7 +142,8 @@ def build(config: Any, upstream: Any = None) -> Stage:
 
     def schedule(step: jax.Array) -> jax.Array:
         epochs = (rate.ramp_epochs, rate.cosine_epochs)
-        return rate.learning_rate * quarter_cosine(step, config.loop.steps / sum(epochs), *epochs, rate.floor)
+        per_epoch = config.loop.steps / (sum(epochs) + rate.floor_epochs)
+        return rate.learning_rate * quarter_cosine(step, per_epoch, *epochs, rate.floor)
 
     optimizer = optax.chain(
         optax.clip(rate.clip_value),
