@@ -101,11 +101,6 @@ def row_statistics(stream: RowStream, codewords: int = 1) -> RowStatistics:
                     break
     if count == 0:
         raise ValueError("there are no vectors to start the codebooks from: the embeddings are empty")
-    if len(different) < codewords:
-        raise ValueError(
-            f"{codewords} codewords need at least as many different vectors, but the {count} rows hold only"
-            f" {len(different)}: collect more embeddings or use fewer codewords"
-        )
     std = np.sqrt(square / count)
     constant = np.flatnonzero((least == greatest) | ~(std > 0))
     if len(constant):
@@ -113,6 +108,11 @@ def row_statistics(stream: RowStream, codewords: int = 1) -> RowStatistics:
         raise ValueError(
             f"dimension {named} of the vectors is constant over {count} rows: it carries no information and cannot be"
             " standardised; check the embeddings, or drop it"
+        )
+    if len(different) < codewords:
+        raise ValueError(
+            f"{codewords} codewords need at least as many different vectors, but the {count} rows hold only"
+            f" {len(different)}: collect more embeddings or use fewer codewords"
         )
     return RowStatistics(count, mean, std)
 

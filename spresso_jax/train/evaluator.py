@@ -60,7 +60,7 @@ class Evaluator:
                 found[source] = means
                 split = "val" if len(self.validation) == 1 else f"val/{source}"
                 self.metrics.write(step, split, means)
-                shown = {k: v for k, v in means.items() if "bin" not in k}
+                shown = {k: v for k, v in means.items() if "bin" not in k and "_step" not in k}
                 self.progress.say(f"step {step} {split}: " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))
         return found
 

@@ -1,4 +1,4 @@
-"""Start from residual k-means, and revival of codewords that died."""
+"""The two starts, and revival of codewords that died."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from spresso_jax.quantizer import assign, initialise
+from spresso_jax.quantizer import assign, initialise, revival
 from spresso_jax.quantizer.qinco import Qinco
 
 SMALL = {"codebooks": 3, "codewords": 16, "hidden_width": 8, "blocks": 1, "preselect": 8, "beam": 4, "dimension": 6}
@@ -35,44 +35,30 @@ def test_residual_start_equals_the_residual_quantizer(width):
     np.testing.assert_allclose(found, quantizer.standardise(params, rows) - residual, atol=1e-5)
 
 
-def test_every_codeword_is_used_after_k_means_and_the_error_is_small():
-    rows = correlated_rows()
-    mean, std = initialise.fit_standardisation(rows)
-    standardised = (rows - mean) / std
-    tables = initialise.residual_codebooks(jax.random.key(1), standardised, 2, 16)
-    code, error = initialise.nearest(standardised, tables[0])
-    assert len(np.unique(code)) == 16
-    assert error.mean() < 0.35 * 6
-    np.testing.assert_allclose(error, np.square(standardised - tables[0][code]).sum(-1), atol=1e-3)
-
-
-def test_empty_clusters_move_to_rows():
-    rows = jnp.asarray(correlated_rows(2048))
-    table = jnp.concatenate([rows[:8], 1e3 + jnp.zeros((8, 6))])
-    tiles = rows.reshape(2, 1024, 6)
-    moved = initialise._lloyd_iteration(jax.random.key(0), tiles, jnp.ones((2, 1024)), table, 2)
-    distance = np.square(np.asarray(moved[8:, None]) - np.asarray(rows)).sum(-1).min(-1)
-    np.testing.assert_allclose(distance, 0, atol=1e-6)
-    assert len(np.unique(np.asarray(moved), axis=0)) == 16
-
-
-def test_official_start_keeps_the_random_projection_and_adds_noise():
+def test_the_official_start_is_the_references():
     rows = correlated_rows()
     quantizer = Qinco(**SMALL, embedding_width=9)
     official = initialise.fit(quantizer, jax.random.key(0), rows, start="official")
     assert np.any(official["steps"]["out_proj"])
     np.testing.assert_array_equal(official["steps"]["codebook"], official["steps"]["preselection"])
     np.testing.assert_allclose(official["data_std"], rows.std(), rtol=1e-4)
+    # Without the noise, the tables are those of the raw vectors, moved and scaled afterwards.
+    tables = np.asarray(official["steps"]["preselection"])
+    assert np.abs(tables.mean(1)).max() < 0.5
 
 
-def test_too_few_rows_constant_coordinates_and_unknown_starts_are_refused():
+def test_unfit_rows_and_unknown_starts_are_refused_before_the_work():
     quantizer, rows = Qinco(**SMALL), correlated_rows(100)
-    with pytest.raises(ValueError, match="fewer codewords"):
+    with pytest.raises(ValueError, match="16 codewords .* 10 rows hold only 10"):
         initialise.fit(quantizer, jax.random.key(0), rows[:10])
-    with pytest.raises(ValueError, match="constant"):
-        initialise.fit_standardisation(np.ones((10, 6)))
+    with pytest.raises(ValueError, match="dimension 0, 1, 2, 3, 4, 5 of"):
+        initialise.fit(quantizer, jax.random.key(0), rows[:1] + np.arange(20)[:, None] * np.zeros(6))
+    with pytest.raises(ValueError, match="5 dimensions, but the quantizer takes 6"):
+        initialise.fit(quantizer, jax.random.key(0), rows[:, :5])
     with pytest.raises(ValueError, match="residual, official"):
         initialise.fit(quantizer, jax.random.key(0), rows, start="faiss")
+    with pytest.raises(ValueError, match="dimension, single"):
+        initialise.fit(quantizer, jax.random.key(0), rows, scale="none")
 
 
 @pytest.mark.parametrize("width", [None, 9])
@@ -87,7 +73,7 @@ def test_revived_codewords_are_real_residuals_and_get_chosen(width):
     counts = assign.usage_counts(codes, 16)
     assert (counts[1, :8] == 0).all()
     residuals = quantizer.residuals(params, rows, codes)
-    revived, dead = initialise.revive(quantizer, params, counts, residuals, jax.random.key(3))
+    revived, dead = revival.revive(quantizer, params, counts, residuals, jax.random.key(3))
     np.testing.assert_array_equal(dead, counts == 0)
     fresh = np.asarray(revived["steps"]["preselection"][0, :8])
     assert np.abs(fresh[:, None] - np.asarray(residuals[1])).max(-1).min(-1).max() == 0
@@ -95,6 +81,29 @@ def test_revived_codewords_are_real_residuals_and_get_chosen(width):
     assert (again[1] > 0).all()
     unchanged = ~np.asarray(dead[1])
     np.testing.assert_array_equal(revived["steps"]["codebook"][0][unchanged], params["steps"]["codebook"][0][unchanged])
+
+
+def test_the_references_reset_draws_noise_at_the_running_moments_of_the_residuals():
+    rows = correlated_rows()
+    quantizer = Qinco(**SMALL)
+    params = initialise.fit(quantizer, jax.random.key(0), rows)
+    codes = assign.encode(quantizer, params, rows)
+    residuals = quantizer.residuals(params, rows, codes)
+    first = revival.residual_moments(None, residuals[:, :1000])
+    mean, std = revival.residual_moments(first, residuals[:, 1000:])
+    later = np.asarray(residuals[:, 1000:])
+    np.testing.assert_allclose(mean, 0.9 * first[0] + 0.1 * later.mean(1), atol=1e-5)
+    np.testing.assert_allclose(std, 0.9 * first[1] + 0.1 * later.std(1, ddof=1), atol=1e-5)
+    counts = jnp.ones((3, 16), jnp.int32).at[0, 3].set(0).at[2, :].set(0)
+    revived, dead = revival.revive_from_noise(quantizer, params, counts, (mean, std), jax.random.key(1))
+    np.testing.assert_array_equal(dead, counts == 0)
+    kept = jnp.arange(16) != 3
+    np.testing.assert_array_equal(revived["first_codebook"][kept], params["first_codebook"][kept])
+    np.testing.assert_array_equal(revived["steps"]["codebook"][0], params["steps"]["codebook"][0])
+    fresh, noisy = (np.asarray(revived["steps"][name][1]) for name in ("codebook", "preselection"))
+    drawn = (fresh - mean[2]) / std[2]
+    assert abs(drawn.mean()) < 1e-5 and abs(drawn.std() - 1) < 1e-5 and np.abs(drawn).max() < 2
+    assert 0.5 * 0.025 < (noisy - fresh).std() / fresh.std() < 1.5 * 0.025
 
 
 def test_training_from_the_residual_start_lowers_the_error():
