@@ -202,10 +202,9 @@ def _plus_plus(rows, codewords, key):
         row = rows[jax.random.categorical(keys[index], logits)]
         return table.at[index].set(row), jnp.minimum(distance, jnp.sum(jnp.square(rows - row), axis=-1))
 
-    start = (jnp.zeros((codewords, rows.shape[1])), jnp.ones(rows.shape[0]))
-    first_table, distance = draw(0, start)
-    distance = jnp.sum(jnp.square(rows - first_table[0]), axis=-1)
-    return jax.lax.fori_loop(1, codewords, draw, (first_table, distance))[0]
+    first = rows[jax.random.randint(keys[0], (), 0, rows.shape[0])]
+    start = (jnp.zeros((codewords, rows.shape[1])).at[0].set(first), jnp.sum(jnp.square(rows - first), axis=-1))
+    return jax.lax.fori_loop(1, codewords, draw, start)[0]
 
 
 class _Compiled(NamedTuple):
