@@ -23,6 +23,7 @@ from data_pipeline import manifest, permutation
 from data_pipeline.clips import CROPS
 from data_pipeline.records import ShardError, ShardReader, open_split, read_meta
 from data_pipeline.transforms import DecodeArrays, DecodeClip, Draw, Loudness, Tokenize, decode_clip
+from data_pipeline.vectors import ScatteredRows, Vectors, open_vectors
 
 _READ_AHEAD = 4
 _FOREVER = 2**40
@@ -190,7 +191,7 @@ def array_batches(
 
 
 def vector_batches(
-    vectors: np.ndarray | str | os.PathLike,
+    vectors: np.ndarray | Vectors | ScatteredRows | str | os.PathLike,
     *,
     batch_size: int,
     seed: int,
@@ -203,7 +204,7 @@ def vector_batches(
     """Endless batches of rows of one big matrix, a fresh permutation each epoch; nothing of length N is built.
 
     Args:
-      vectors: [N, D], or the path of a .npy file with it, which is then memory-mapped.
+      vectors: [N, D], in memory or memory-mapped; or the path of a .npy file or of a folder of vectors (its split "train").
       batch_size: global number of rows in a batch; a batch may run over the end of an epoch.
       seed: of the permutations.
       start_step: number of the first batch to give.
@@ -214,15 +215,12 @@ def vector_batches(
       `Batches` of {key: [B, D]}, float16 as float32.
 
     Raises:
-      ShardError: no such file, or not an [N, D] array.
+      ShardError: as `vectors.open_vectors`, or not an [N, D] array.
       ValueError: arguments that make no sense.
     """
-    if not isinstance(vectors, np.ndarray):
-        try:
-            vectors = np.load(vectors, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ShardError(f"{os.fspath(vectors)}: not a readable .npy file ({error}): extract it again") from error
-    if vectors.ndim != 2 or not len(vectors):
+    if isinstance(vectors, (str, os.PathLike)):
+        vectors = open_vectors(vectors)
+    if len(vectors.shape) != 2 or not len(vectors):
         raise ShardError(f"vectors must be [N, D] with rows, got shape {vectors.shape}")
     local = _check_place(batch_size, start_step, process_index, process_count)
 

@@ -52,6 +52,7 @@ def get_config(preset: str | None = None) -> ConfigDict:
             model=dict(
                 codebooks=rate["train_codebooks"], codewords=2 ** rate["codebook_bits"],
                 blocks=4, embedding_width=128, hidden_width=256, preselect=16, beam=16,  # decision 18
+                dimension=64,  # of a vector; the data decides
             ),
             # Candidates and beam while training; encoding uses the model's own.
             train_search=dict(preselect=16, beam=16),
@@ -70,6 +71,8 @@ def get_config(preset: str | None = None) -> ConfigDict:
             go_on=False,
             keep_best=True,  # QINCo2: the step with the lowest held-out error is the model
             crops=8,  # windows a clip that give embeddings
+            # "stored": z of fixed windows, made once; "on_the_fly": of fresh random windows, computed within every step.
+            embeddings="stored",
             # QINCo2: AdamW 8e-4, decay 0.1, clipping by value, quarter cosine over 60 epochs after 3 of ramp. The epochs share
             # loop.steps; floor_epochs follow at the floor.
             optimizer=dict(
@@ -81,7 +84,9 @@ def get_config(preset: str | None = None) -> ConfigDict:
             mesh=blocks.mesh(),
         )
     )  # fmt: skip
-    config.data.validation_clips = 10
+    # Held out: the vectors of a .npy file; where none is named, the split val of embeddings; where there is none, this share of
+    # the rows, drawn over the whole file and the same for every seed. Validation takes up to validation_clips batches of them.
+    config.data.update(dict(validation="", held_out=0.05, validation_clips=10))
     if size in REFERENCE_SIZES:
         config.model.update(REFERENCE_SIZES[size] | dict(preselect=16, beam=32))
         config.train_search.update(dict(preselect=16, beam=32))

@@ -21,6 +21,29 @@ TOLD, REFUSED = 1.25, 2.0
 BATCHES = 4
 
 
+def admitted(request: RunRequest, upstream: Any, make: bool = True) -> RunRequest:
+    """The request with what its vectors decide, if its stage reads vectors, once all that can be checked beforehand is.
+
+    Args:
+      request: what the user asked for.
+      upstream: loaded model, or None.
+      make: make embeddings of sounds that have none yet.
+
+    Raises:
+      TrainingError, ModelFolderError, ShardError, ValueError: as `check_upstream` and `vector_data.admit_vectors`.
+    """
+    from spresso_jax.cli.vector_data import admit_vectors
+    from spresso_jax.stages.registry import entry
+
+    check_upstream(request, upstream)
+    if entry(request.stage).reads != "vectors":
+        return request
+    request = admit_vectors(request, upstream, make)
+    if upstream is None:
+        _check_stage(request, upstream)
+    return request
+
+
 def check_upstream(request: RunRequest, upstream: Any) -> None:
     """Refuses an upstream model, or a config, that the stage cannot be trained on.
 
@@ -30,7 +53,7 @@ def check_upstream(request: RunRequest, upstream: Any) -> None:
     from spresso_jax.stages.registry import entry
 
     found = entry(request.stage)
-    if found.needs and upstream is None:
+    if found.needs and upstream is None and not found.alone:
         raise TrainingError(f"stage {request.stage} needs --upstream MODEL with {', '.join(found.needs)}")
     if upstream is None:
         return

@@ -1,4 +1,4 @@
-"""`data`: sound files or procedural sounds -> shards, and a look at what shards hold."""
+"""`data`: sound files or procedural sounds -> shards, sounds -> embeddings, and a look at what shards hold."""
 
 from __future__ import annotations
 
@@ -95,6 +95,28 @@ def check(
         typer.echo(json.dumps(facts, ensure_ascii=False))
         return
     _print_inspection(facts, shards)
+
+
+@data_app.command()
+def embeddings(
+    model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A run, or a model folder, with a latent_encoder.")],
+    data: Annotated[list[Path], typer.Option(help="Folder of shards of sounds, or of cached latents; may be repeated.")],
+    out: _Out,
+    crops: Annotated[int, typer.Option(min=1, help="Windows of five seconds a clip, the first at its start.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the starts of the other windows.")] = 0,
+) -> None:
+    """Writes the embeddings z of training and validation sounds as shards of vectors, for `spresso train quantizer`.
+
+    The shards are plain .npy files of standardised rows; meta.json holds their mean and std. What is complete is kept when the
+    command is given again.
+    """
+    with user_errors():
+        from spresso_jax.cli.embedding_data import dump_embeddings
+
+        splits = dump_embeddings(model, tuple(data), out, crops, seed)
+    for split, facts in splits.items():
+        typer.echo(f"{split}: {facts['rows']} vectors of {facts['clips']} clips in {facts['shards']} shards")
+    typer.echo(f"train on them with: spresso train quantizer --data {out} --upstream {model} --run RUN")
 
 
 def _print_report(report: dict, out: Path) -> None:

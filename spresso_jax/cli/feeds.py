@@ -11,6 +11,7 @@ import numpy as np
 
 from data_pipeline import loader
 from data_pipeline.records import open_split, splits_of
+from data_pipeline.vectors import ScatteredRows, Vectors
 from spresso_jax.shapes import CLIP_FRAMES, whole_hops
 
 Batches = Iterator[Mapping[str, np.ndarray]]
@@ -35,8 +36,21 @@ class Feed:
     records: int | None = None
 
 
-def make_feed(reads: str, paths: Sequence[str | Path], config: Any, tokenize: Callable | None = None) -> Feed:
+def make_feed(
+    reads: str,
+    paths: Sequence[str | Path],
+    config: Any,
+    tokenize: Callable | None = None,
+    keys: Sequence[str] | None = None,
+) -> Feed:
     """The feed of a stage that reads `reads` (see stages/registry.py) from folders of shards.
+
+    Args:
+      reads: kind of data.
+      paths: the folders.
+      config: of the stage.
+      tokenize: caption -> (ids, mask), for captioned clips.
+      keys: of cached arrays those to hand on, uncaptioned; all of them by default.
 
     Raises:
       ValueError: if the number of weights does not fit the sources, or a folder has no train split.
@@ -80,16 +94,17 @@ def make_feed(reads: str, paths: Sequence[str | Path], config: Any, tokenize: Ca
         crops = {name: CLIP_FRAMES for name in LATENT_ARRAYS} if reads == "latents" else None
 
         def draw(step: int) -> Batches:
-            return loader.array_batches(train, crop_frames=crops, start_step=step, choose=CAPTION_ARRAYS, **place)
+            captions = CAPTION_ARRAYS if keys is None else ()
+            return loader.array_batches(train, crop_frames=crops, start_step=step, keys=keys, choose=captions, **place)
 
         def passes(source: loader.Source) -> Callable[[], Batches]:
-            return lambda: _array_pass(source, config.data)
+            return lambda: _array_pass(source, config.data, keys)
 
     return Feed(draw, {source.title: passes(source) for source in val}, sum(loader.count_records(s) for s in train))
 
 
-def vector_feed(train: Path, val: Path, config: Any) -> Feed:
-    """Rows of embeddings from two .npy files."""
+def vector_feed(train: Vectors | ScatteredRows, val: Vectors | ScatteredRows, config: Any) -> Feed:
+    """Rows of vectors; validation takes up to `data.validation_clips` batches of them, the same ones every time."""
     import jax
 
     def draw(step: int) -> Batches:
@@ -99,12 +114,13 @@ def vector_feed(train: Path, val: Path, config: Any) -> Feed:
         )  # fmt: skip
 
     def passes() -> Batches:
-        rows = np.load(val, mmap_mode="r")
-        size = min(config.data.batch_size, len(rows))
-        for start in range(0, min(len(rows), config.data.validation_clips * size) - size + 1, size):
-            yield {"embedding": np.asarray(rows[start : start + size], np.float32)}
+        rows, devices = ScatteredRows(val), jax.device_count()
+        # Whole batches of one shape that divides over the devices; fewer rows than devices are taken again.
+        size = max(min(config.data.batch_size, len(rows)) // devices, 1) * devices
+        for start in range(0, max(min(len(rows), config.data.validation_clips * size) - size, 0) + 1, size):
+            yield {"embedding": rows[np.arange(start, start + size) % len(rows)]}
 
-    return Feed(draw, {"val": passes}, len(np.load(train, mmap_mode="r")))
+    return Feed(draw, {"val": passes}, len(train))
 
 
 def _clip_pass(source: loader.Source, samples: int, tokenize: Callable | None, data: Any) -> Batches:
@@ -127,7 +143,7 @@ def _clip_pass(source: loader.Source, samples: int, tokenize: Callable | None, d
         yield {name: np.stack([row[name] for row in repeated]) for name in rows[0]}
 
 
-def _array_pass(source: loader.Source, data: Any) -> Batches:
+def _array_pass(source: loader.Source, data: Any, keys: Sequence[str] | None = None) -> Batches:
     """Whole batches of cached records in scattered order, first clip and first caption of each."""
     reader = open_split(source.path, source.split)
     try:
@@ -135,15 +151,15 @@ def _array_pass(source: loader.Source, data: Any) -> Batches:
         scattered = loader.scattered_order(len(reader))
         order = scattered[:count] if count else [scattered[i % len(reader)] for i in range(data.batch_size)]
         for start in range(0, len(order), data.batch_size):
-            rows = [_first_clip(reader[i]) for i in order[start : start + data.batch_size]]
+            rows = [_first_clip(reader[i], keys) for i in order[start : start + data.batch_size]]
             yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     finally:
         reader.close()
 
 
-def _first_clip(record: Any) -> dict[str, np.ndarray]:
+def _first_clip(record: Any, keys: Sequence[str] | None) -> dict[str, np.ndarray]:
     row = {}
-    for name in record.names:
+    for name in record.names if keys is None else keys:
         if name in LATENT_ARRAYS:
             value = record.window(name, 0, CLIP_FRAMES)
         elif name in CAPTION_ARRAYS:

@@ -27,7 +27,8 @@ class RunRequest:
       stage: registry name.
       config: locked ConfigDict.
       run: run folder.
-      data: folders of shards (audio; caches of what later stages read are made from them when needed).
+      data: folders of shards (audio; caches of what later stages read are made from them when needed), or for a stage that
+        reads vectors `.npy` files.
       upstream: model folder of the earlier stages, or None.
       resume: go on from the newest checkpoint.
     """
@@ -48,7 +49,7 @@ def train(request: RunRequest) -> Path | None:
     """
     from spresso_jax.checkpoints.store import CheckpointStore
     from spresso_jax.checkpoints.weights import load_model
-    from spresso_jax.cli.admission import check_deviation, check_upstream, snapshots_of
+    from spresso_jax.cli.admission import admitted, check_deviation, snapshots_of
     from spresso_jax.cli.upstream_data import prepare_feed
     from spresso_jax.observe.metrics import MetricsWriter
     from spresso_jax.observe.previews import PreviewWriter
@@ -62,9 +63,10 @@ def train(request: RunRequest) -> Path | None:
         raise TrainingError(f"the config is for stage {config.stage}, not {request.stage}")
     if not request.data:
         raise TrainingError(f"stage {request.stage} needs --data FOLDER of shards (spresso data prepare makes one)")
-    as_paths(request.data)
+    as_paths(request.data, registry.entry(request.stage).reads)
     upstream = load_model(request.upstream) if request.upstream else None
-    check_upstream(request, upstream)
+    _refuse_second_run(request)
+    request = admitted(request, upstream)
     _enter_run_folder(request)
     feed, config, facts = prepare_feed(request, upstream)
     if warning := check_deviation(feed.draw, config):
@@ -126,11 +128,14 @@ def refuse_outdated(request: RunRequest, upstream: Any) -> None:
         )
 
 
+def _refuse_second_run(request: RunRequest) -> None:
+    if (request.run / "config.json").exists() and not request.resume:
+        raise TrainingError(f"{request.run} already holds a run: add --resume to go on with it, or choose another --run")
+
+
 def _enter_run_folder(request: RunRequest) -> None:
     """Creates the run folder and the files by which it explains itself."""
     run = request.run
-    if (run / "config.json").exists() and not request.resume:
-        raise TrainingError(f"{run} already holds a run: add --resume to go on with it, or choose another --run")
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.json").write_text(json.dumps(to_plain(request.config), indent=2) + "\n", encoding="utf-8")
     with (run / "command.txt").open("a", encoding="utf-8") as file:
@@ -203,14 +208,18 @@ def _provenance(request: RunRequest, steps: int) -> dict[str, Any]:
     }
 
 
-def as_paths(values: Sequence[str | Path]) -> tuple[Path, ...]:
-    """Existing folders.
+def as_paths(values: Sequence[str | Path], reads: str = "") -> tuple[Path, ...]:
+    """Existing folders; or files, for a stage that reads vectors.
 
     Raises:
       TrainingError: for the first that does not exist.
     """
     paths = tuple(Path(value) for value in values)
     for path in paths:
+        if path.is_file():
+            if reads == "vectors":
+                continue
+            raise TrainingError(f"{path}: is a file, but a folder of shards is needed here (spresso data prepare makes one)")
         if not path.is_dir():
             raise TrainingError(
                 f"{path}: no such folder; make shards with: spresso data prepare YOUR_SOUNDS --out {path}"
@@ -225,11 +234,12 @@ def describe(request: RunRequest) -> str:
       the errors that the run itself would raise before its first step.
     """
     from spresso_jax.checkpoints.weights import load_model
-    from spresso_jax.cli.admission import check_upstream
+    from spresso_jax.cli.admission import admitted
     from spresso_jax.configuration import flat_keys
+    from spresso_jax.stages.registry import entry
 
-    paths = as_paths(request.data)
-    check_upstream(request, load_model(request.upstream) if request.upstream else None)
+    paths = as_paths(request.data, entry(request.stage).reads)
+    request = admitted(request, load_model(request.upstream) if request.upstream else None, make=False)
     lines = [f"stage {request.stage} -> {request.run}", f"data: {', '.join(map(str, paths))}"]
     lines += [f"{key} = {value}" for key, value in sorted(flat_keys(request.config).items())]
     return "\n".join(lines)

@@ -16,7 +16,8 @@ import numpy as np
 
 from data_pipeline import loader
 from data_pipeline.records import ShardError, check_fingerprint, read_meta, splits_of, write_arrays
-from spresso_jax.cli.feeds import Feed, make_feed, vector_feed
+from spresso_jax.cli.feeds import LATENT_ARRAYS, Feed, make_feed, vector_feed
+from spresso_jax.cli.vector_data import on_the_fly, open_splits
 from spresso_jax.stages.registry import entry
 
 
@@ -28,21 +29,25 @@ def prepare_feed(request: Any, upstream: Any) -> tuple[Feed, Any, dict[str, Any]
     """
     from spresso_jax.cli.training import as_paths
 
-    paths, config, reads = as_paths(request.data), request.config, entry(request.stage).reads
+    config, reads = request.config, entry(request.stage).reads
+    paths = as_paths(request.data, reads)
     if reads == "clips":
         return make_feed(reads, paths, config), config, {}
     if reads == "captioned_clips":
         return _captioned(paths, request, upstream)
+    if reads == "vectors" and not on_the_fly(config):
+        data = open_splits(request, upstream)
+        made = {"quantizer_trained_on": {"latent_encoder": data.latent_encoder}} if data.latent_encoder else {}
+        return vector_feed(data.train, data.val, config), config, made
     cache = request.run.parent / "cache"
     latents = tuple(latent_cache(path, cache, upstream) for path in paths)
+    if reads == "vectors":
+        return window_feed(latents, config, upstream), config, {"quantizer_trained_on": made_by(upstream, "latent_encoder")}
     # Codes that are made within the step need no cache of their own, and fresh windows.
     if reads == "latents" or config.get("codes") == "on_the_fly":
         return make_feed("latents", latents, config), config, {}
-    from spresso_jax.cli.embedding_data import coded_cache, embedding_files
+    from spresso_jax.cli.embedding_data import coded_cache
 
-    if reads == "vectors":
-        train, val = embedding_files(latents, cache, upstream, config)
-        return vector_feed(train, val, config), config, {"quantizer_trained_on": made_by(upstream, "latent_encoder")}
     coded = tuple(coded_cache(path, cache, upstream, config) for path in latents)
     return make_feed(reads, coded, config), config, {}
 
@@ -74,6 +79,22 @@ def _captioned(paths: tuple[Path, ...], request: Any, upstream: Any) -> tuple[Fe
     length = config.text_tokens
     feed = make_feed("captioned_clips", paths, config, lambda caption: tokenizer.encode(caption, length))
     return feed, config, {"tokenizer": tokenizer.to_json(), "text_tokens": length}
+
+
+def window_feed(latents: tuple[Path, ...], config: Any, upstream: Any) -> Feed:
+    """Windows of latents that give about `data.batch_size` embeddings a step, which the stage computes."""
+    import jax
+
+    from spresso_jax.stages.embedding_rows import windows_needed
+
+    downsample = int(upstream.networks["latent_encoder"].config["downsample"])
+    whole = jax.device_count() * int(config.loop.accumulate)
+    windows = -(-windows_needed(config.data.batch_size, downsample) // whole) * whole
+    sized = config.copy_and_resolve_references()
+    with sized.unlocked():
+        # Held-out batches are counted in `data.validation_clips`, as those of stored embeddings are.
+        sized.data.update(dict(batch_size=windows, validation_clips=windows * config.data.validation_clips))
+    return make_feed("latents", latents, sized, keys=LATENT_ARRAYS)
 
 
 def made_by(upstream: Any, *networks: str) -> dict[str, str]:
@@ -136,13 +157,13 @@ def is_current(target: Path, wanted: dict[str, str], splits: Any) -> bool:
         return False
 
 
-def counted(records: Iterator, title: str) -> Iterator:
+def counted(records: Iterator, title: str, total: int | None = None) -> Iterator:
     """Passes records on and says how many there were, at the end and every 500."""
     count = 0
     for record in records:
         count += 1
         if count % 500 == 0:
-            print(f"{title}: {count}", flush=True)
+            print(f"{title}: {count}{f' of {total}' if total else ''}", flush=True)
         yield record
     print(f"{title}: {count} clips", flush=True)
 

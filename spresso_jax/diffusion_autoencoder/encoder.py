@@ -26,6 +26,18 @@ def pool(x: jax.Array, downsample: int) -> jax.Array:
     return jnp.mean(windows, axis=2)
 
 
+def mostly_sound(weight: jax.Array | np.ndarray, downsample: int) -> jax.Array | np.ndarray:
+    """Which pooling windows hold more sound than padding: weight [..., T] gives bool [..., T // t].
+
+    A sound too short for that has the windows that hold most of it; silence all through has none.
+    """
+    count = pooled_length(weight.shape[-1], downsample)
+    frames = weight[..., : count * downsample].astype("float32")
+    share = frames.reshape(*weight.shape[:-1], count, downsample).mean(-1)
+    most = share.max(-1, keepdims=True)
+    return (share > 0.5) | ((most <= 0.5) & (share == most) & (share > 0))
+
+
 class LatentEncoder(nn.Module):
     """g_psi: un-modulated transformer over clean latents, linear to 64 channels, average pooling by t.
 

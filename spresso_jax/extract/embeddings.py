@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spresso_jax.diffusion_autoencoder.encoder import LatentEncoder
+from spresso_jax.diffusion_autoencoder.encoder import LatentEncoder, mostly_sound
 from spresso_jax.quantizer import assign
 from spresso_jax.quantizer.qinco import Qinco
-from spresso_jax.shapes import CLIP_FRAMES, pooled_length
+from spresso_jax.shapes import CLIP_FRAMES
 
 Record = tuple[dict, dict[str, np.ndarray]]
 BATCH = 32
@@ -92,12 +92,16 @@ class EmbeddingExtractor:
                 yield meta, {**arrays, "codes": codes.astype(dtype)}
 
     def rows(self, records: Iterable[Record]) -> Iterator[np.ndarray]:
-        """Embeddings [n, 64] of the pooling windows that are mostly sound, a clip at a time."""
-        downsample = self.encoder.downsample
-        windows = pooled_length(CLIP_FRAMES, downsample)
-        for _, arrays in records:
-            share = arrays["weight"][: windows * downsample].astype(np.float32).reshape(windows, downsample).mean(1)
-            yield arrays["embedding"][share > 0.5 if (share > 0.5).any() else share == share.max()]
+        """Embeddings [n, 64] of the pooling windows that are mostly sound, a clip at a time.
+
+        Raises:
+          ValueError: naming the clip, if its embeddings are not finite.
+        """
+        for meta, arrays in records:
+            found = arrays["embedding"][mostly_sound(arrays["weight"], self.encoder.downsample)]
+            if not np.isfinite(found).all():
+                raise ValueError(f"clip {meta['id']}: its embeddings are not finite: look at its latents, or leave it out")
+            yield found
 
 
 def _windows(records: Iterable[Record], crops: int, seed: int) -> Iterator[Record]:

@@ -18,7 +18,7 @@ from spresso_jax.quantizer import assign, initialise, revival
 from spresso_jax.quantizer.qinco import Qinco
 from spresso_jax.quantizer.residual_kmeans import KMeans, RowStream
 from spresso_jax.quantizer.schedule import quarter_cosine
-from spresso_jax.shapes import EMBEDDING_CHANNELS
+from spresso_jax.stages.embedding_rows import compute_rows
 from spresso_jax.train.mesh import batch_sharding, place_batch
 from spresso_jax.train.stage import Batch, Finished, Metrics, Player, Stage, Tree
 
@@ -51,7 +51,7 @@ def _per_step(quantizer: Qinco, errors: jax.Array, codes: jax.Array) -> Metrics:
 
 def build(config: Any, upstream: Any = None) -> Stage:
     """The stage of `experiments/quantizer.py`."""
-    fields = {**to_plain(config.model), "dimension": EMBEDDING_CHANNELS}
+    fields = to_plain(config.model)
     quantizer = Qinco(**fields)
     search = {"preselect": config.train_search.preselect, "beam": config.train_search.beam}
 
@@ -152,11 +152,11 @@ def build(config: Any, upstream: Any = None) -> Stage:
     inherited = {}
     if config.go_on and upstream is not None and NETWORK in upstream.networks:
         inherited = {NETWORK: upstream.networks[NETWORK].params}
-    return Stage(
+    stage = Stage(
         name="quantizer",
         init=lambda key: {NETWORK: quantizer.init(key)},
         players=(Player("quantizer", rf"^{NETWORK}/(first_codebook|steps/)", loss, optimizer),),
-        batch_spec={"embedding": jax.ShapeDtypeStruct((config.data.batch_size, EMBEDDING_CHANNELS), jnp.float32)},
+        batch_spec={"embedding": jax.ShapeDtypeStruct((config.data.batch_size, quantizer.dimension), jnp.float32)},
         upstream=inherited,
         start=None if inherited else start,
         maintain=maintain,
@@ -165,3 +165,4 @@ def build(config: Any, upstream: Any = None) -> Stage:
         validate=validate,
         finish=finish,
     )
+    return compute_rows(stage, upstream, config.crops) if config.embeddings == "on_the_fly" else stage

@@ -20,12 +20,14 @@ class Entry:
         "coded_latents" (cached x0 with codes).
       needs: networks that an upstream model must hold.
       outdates: networks of an upstream model that no longer fit what this stage has changed, until they are trained again.
+      alone: the stage can also be trained without an upstream model, on data of any origin.
     """
 
     name: str
     reads: str
     needs: tuple[str, ...] = ()
     outdates: tuple[str, ...] = ()
+    alone: bool = False
 
 
 STAGES = (
@@ -33,7 +35,7 @@ STAGES = (
     Entry("clap", "captioned_clips", outdates=("dit",)),
     Entry("text_to_audio", "latents", ("audio_ae", "clap"), ("latent_encoder", "projector", "quantizer")),
     Entry("diffusion_ae", "latents", ("audio_ae", "clap", "dit"), ("quantizer",)),
-    Entry("quantizer", "vectors", ("audio_ae", "clap", "dit", "latent_encoder", "projector")),
+    Entry("quantizer", "vectors", ("audio_ae", "clap", "dit", "latent_encoder", "projector"), alone=True),
     Entry("decoder_finetune", "coded_latents", ("audio_ae", "clap", "dit", "latent_encoder", "projector", "quantizer")),
 )
 
@@ -71,7 +73,7 @@ def build(name: str, config: Any, upstream: Any = None) -> Stage:
     found = entry(name)
     have = () if upstream is None else tuple(upstream.networks)
     missing = [network for network in found.needs if network not in have]
-    if missing:
+    if missing and not (found.alone and upstream is None):
         where = "an --upstream model" if upstream is None else str(upstream.folder or "the upstream model")
         raise ValueError(f"stage {name} needs the networks {', '.join(missing)}, which {where} does not hold")
     return import_module(f"spresso_jax.stages.{name}").build(config, upstream)
