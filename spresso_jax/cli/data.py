@@ -113,6 +113,7 @@ def embeddings(
     with user_errors():
         from spresso_jax.cli.embedding_data import dump_embeddings
 
+        model = model / "model" if (model / "model").is_dir() else model
         splits = dump_embeddings(model, tuple(data), out, crops, seed)
     for split, facts in splits.items():
         typer.echo(f"{split}: {facts['rows']} vectors of {facts['clips']} clips in {facts['shards']} shards")

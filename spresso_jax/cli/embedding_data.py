@@ -18,7 +18,7 @@ def dump_embeddings(model: Path, data: tuple[Path, ...], out: Path, crops: int, 
     """Writes the embeddings of `data` to `out`; latents that are missing are made in `cache` beside it.
 
     Args:
-      model: model folder, or run folder that holds one.
+      model: model folder with a latent_encoder.
       data: folders of shards of sounds or of cached latents.
       out, crops, seed: as `write_embeddings`.
 
@@ -34,15 +34,14 @@ def dump_embeddings(model: Path, data: tuple[Path, ...], out: Path, crops: int, 
     from spresso_jax.cli.upstream_data import latent_cache
     from spresso_jax.configuration import load_config
 
-    folder = model / "model" if (model / "model").is_dir() else model
-    upstream = load_model(folder)
+    upstream = load_model(model)
     for path in as_paths(data):
         if is_vectors(path):
             raise TrainingError(f"{path} holds vectors already: give shards of sounds or of latents")
     if (out / META).is_file() and not is_vectors(out):
         raise TrainingError(f"{out} holds shards of {read_meta(out).get('kind')}: choose another folder for embeddings")
     config = load_config("quantizer", [f"crops={crops}", f"seed={seed}"])
-    check_upstream(RunRequest("quantizer", config, out, data, str(folder)), upstream)
+    check_upstream(RunRequest("quantizer", config, out, data, str(model)), upstream)
     latents = tuple(latent_cache(path, out.parent / "cache", upstream) for path in data)
     write_embeddings(latents, out, upstream, crops, seed)
     return read_meta(out)["splits"]

@@ -23,7 +23,10 @@ def train(
         ),
     ],
     run: Annotated[Path, typer.Option(help="Run folder: config, metrics, previews, checkpoints, model.")],
-    data: Annotated[list[Path], typer.Option(help="Folder of shards; several are mixed by data.weights. Stage quantizer: also .npy files, [N, D].")],
+    data: Annotated[
+        list[Path],
+        typer.Option(help="Folder of shards; several are mixed by data.weights. For quantizer also .npy files, [N, D]."),
+    ],
     config: Annotated[
         str | None,
         typer.Option(help="Experiment and preset, such as diffusion_ae:small-1hz; a .py or config.json path."),

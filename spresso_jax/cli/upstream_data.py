@@ -37,8 +37,9 @@ def prepare_feed(request: Any, upstream: Any) -> tuple[Feed, Any, dict[str, Any]
         return _captioned(paths, request, upstream)
     if reads == "vectors" and not on_the_fly(config):
         data = open_splits(request, upstream)
-        made = {"quantizer_trained_on": {"latent_encoder": data.latent_encoder}} if data.latent_encoder else {}
-        return vector_feed(data.train, data.val, config), config, made
+        counts = {"rows": len(data.train), "held_out": len(data.val), "dimension": data.train.shape[1]}
+        known = {"quantizer_trained_on": {"latent_encoder": data.latent_encoder}} if data.latent_encoder else {}
+        return vector_feed(data.train, data.val, config), config, known if upstream else known | {"vectors": counts}
     cache = request.run.parent / "cache"
     latents = tuple(latent_cache(path, cache, upstream) for path in paths)
     if reads == "vectors":

@@ -77,6 +77,14 @@ def describe_model(folder: Path) -> Rows:
     if isinstance(point, Mapping) and point.get("downsample"):
         rows |= _operating_point(point)
         rows["model id"] = model_id(facts).hex()
+    elif isinstance(point, Mapping) and point.get("codebooks") and point.get("codebook_bits"):
+        # A quantizer of vectors that are no sounds.
+        rows["codebooks"] = _codebooks(point)
+        rows["bits a vector"] = point["codebooks"] * point["codebook_bits"]
+    vectors = facts.get("vectors")
+    if isinstance(vectors, Mapping):
+        counts = f"{vectors.get('rows')} to train on, {vectors.get('held_out')} held out"
+        rows["vectors"] = f"{counts}, of {vectors.get('dimension')} dimensions"
     missing = missing_networks(facts)
     if missing and "audio_ae" not in missing:
         rows["codes"] = f"no ({', '.join(missing)} missing): encode --continuous writes latents of the AudioAE"
@@ -130,11 +138,16 @@ def _operating_point(point: Mapping[str, Any]) -> Rows:
         "compression ratio": f"{compression_ratio(EMBEDDING_CHANNELS, rate):.0f}",
     }
     if bits and codebooks:
-        rows["codebooks"] = f"{codebooks} of {point.get('trained_codebooks', codebooks)} trained, {bits} bits each"
+        rows["codebooks"] = _codebooks(point)
         rows["nominal bitrate"] = (
             f"{codebooks} x {bits} bits x {rate:.4g} Hz = {bitrate_kbps(codebooks, 2**bits, rate):.4g} kbps a channel"
         )
     return rows
+
+
+def _codebooks(point: Mapping[str, Any]) -> str:
+    trained = point.get("trained_codebooks", point["codebooks"])
+    return f"{point['codebooks']} of {trained} trained, {point['codebook_bits']} bits each"
 
 
 def _known_model(identity: bytes) -> str:
