@@ -18,7 +18,7 @@ import pathlib
 import re
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -54,7 +54,9 @@ def read_npy(path: str | os.PathLike) -> np.memmap:
             offset = file.tell()
             size = os.fstat(file.fileno()).st_size - offset
     except (OSError, ValueError, *_HEADER_ERRORS) as error:
-        detail = error.strerror if isinstance(error, OSError) and error.strerror else f"{error or 'damaged'}".splitlines()[0]
+        detail = (
+            error.strerror if isinstance(error, OSError) and error.strerror else f"{error or 'damaged'}".splitlines()[0]
+        )
         raise ShardError(
             f"{path}: not a readable .npy file ({detail}): write it with numpy.save, or extract it again"
         ) from error
@@ -316,11 +318,15 @@ def write_split(
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / META).is_file() and not is_vectors(folder):
-        raise ShardError(f"{folder}: holds shards of {read_meta(folder).get('kind')}: choose another folder for vectors")
+        raise ShardError(
+            f"{folder}: holds shards of {read_meta(folder).get('kind')}: choose another folder for vectors"
+        )
     meta = {"kind": KIND, "splits": {}, "fingerprints": dict(fingerprints)}
     if split != "train":
         if not is_complete(folder, "train", fingerprints):
-            raise ShardError(f"{folder}: no split 'train' of the same making, whose statistics {split!r} needs: write it first")
+            raise ShardError(
+                f"{folder}: no split 'train' of the same making, whose statistics {split!r} needs: write it first"
+            )
         meta = read_meta(folder)
     scratch = folder / f".{split}.rows.partial"
     parts: list[pathlib.Path] = []
@@ -330,12 +336,16 @@ def write_split(
             raise ValueError(f"no vectors for split {split!r}: nothing was written to {folder}")
         if split == "train":
             meta |= {"dimension": len(moments.mean), "mean": moments.mean.tolist(), "std": moments.deviation().tolist()}
-        rows = np.memmap(scratch, "<f4", "r", shape=(moments.count, len(moments.mean)))
         mean, std = (np.asarray(meta[name], np.float32) for name in ("mean", "std"))
-        per_shard = max(1, shard_bytes // (4 * rows.shape[1]))
-        for start in range(0, len(rows), per_shard):
-            parts.append(folder / f".{split}-{len(parts):05d}.partial")
-            _write_shard(parts[-1], rows[start : start + per_shard], mean, std)
+        if mean.shape != moments.mean.shape:
+            raise ShardError(
+                f"{folder}: vectors of {len(moments.mean)} dimensions beside the {len(mean)} of split 'train'"
+            )
+        per_shard = max(1, shard_bytes // (4 * len(mean)))
+        with open(scratch, "rb") as file:
+            for start in range(0, moments.count, per_shard):
+                parts.append(folder / f".{split}-{len(parts):05d}.partial")
+                _write_shard(parts[-1], file, min(per_shard, moments.count - start), mean, std)
         if split == "train":
             (folder / META).unlink(missing_ok=True)
         for path in list(folder.iterdir()):
@@ -400,12 +410,14 @@ def _write_rows(path: pathlib.Path, blocks: Iterable[np.ndarray]) -> _Moments:
     return moments
 
 
-def _write_shard(path: pathlib.Path, rows: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
-    header = {"descr": "<f4", "fortran_order": False, "shape": rows.shape}
+def _write_shard(path: pathlib.Path, source: BinaryIO, count: int, mean: np.ndarray, std: np.ndarray) -> None:
+    """Standardises the next `count` raw rows of `source` into one `.npy` file."""
+    width = len(mean)
     with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for start, stop in _ranges(*rows.shape):
-            file.write(((rows[start:stop] - mean) / std).astype("<f4").tobytes())
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (count, width)})
+        for start, stop in _ranges(count, width):
+            rows = np.fromfile(source, "<f4", (stop - start) * width).reshape(-1, width)
+            file.write(((rows - mean) / std).astype("<f4").tobytes())
 
 
 def _ranges(count: int, width: int) -> Iterator[tuple[int, int]]:

@@ -58,7 +58,10 @@ def compute_rows(stage: Stage, upstream: Any, crops: int) -> Stage:
                 for number, batch in enumerate(source):
                     key = jax.random.fold_in(jax.random.key(0), number)
                     held = {name: np.asarray(batch[name]) for name in ("latent", "weight")}
-                    yield {name: np.asarray(value) for name, value in compiled({NETWORK: networks[NETWORK]}, held, key).items()}
+                    yield {
+                        name: np.asarray(value)
+                        for name, value in compiled({NETWORK: networks[NETWORK]}, held, key).items()
+                    }
             finally:
                 if hasattr(source, "close"):
                     source.close()

@@ -114,7 +114,9 @@ def test_embeddings_that_cannot_be_made_are_refused(embeddings, model, latents, 
 
 
 def test_the_quantizer_trains_on_written_embeddings_of_its_own_encoder_only(embeddings, model, latents, tmp_path):
-    other = build_tiny_model(tmp_path / "other", downsample=20, seed=1, facts={"text_tokens": 16, "operating_point": POINT})
+    other = build_tiny_model(
+        tmp_path / "other", downsample=20, seed=1, facts={"text_tokens": 16, "operating_point": POINT}
+    )
     own, foreign = (load_model(folder).facts["values"]["latent_encoder.safetensors"] for folder in (model, other))
     message = f"was made with latent_encoder {own[:12]}, not with {foreign[:12]}"
     refused(train(tmp_path / "run", embeddings, upstream=other), message, tmp_path / "run")

@@ -15,7 +15,9 @@ MADE = {"latent_encoder": "a" * 64, "crops": "2"}
 
 
 def rows_of(count, width=3, seed=0):
-    return (5.0 + np.random.default_rng(seed).normal(size=(count, width)) * np.linspace(0.1, 40, width)).astype(np.float32)
+    return (5.0 + np.random.default_rng(seed).normal(size=(count, width)) * np.linspace(0.1, 40, width)).astype(
+        np.float32
+    )
 
 
 def in_blocks(rows, size=7):
@@ -102,7 +104,9 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
 
 
 def test_held_out_rows_are_fixed_scattered_and_not_trained_on():
-    whole = vectors.Vectors([vectors.Matrix("a", np.arange(60.0).reshape(-1, 1)), vectors.Matrix("b", 60.0 + np.zeros((40, 1)))])
+    whole = vectors.Vectors(
+        [vectors.Matrix("a", np.arange(60.0).reshape(-1, 1)), vectors.Matrix("b", 60.0 + np.zeros((40, 1)))]
+    )
     train, val = vectors.hold_out(whole, 0.25)
     assert train.shape == (75, 1) and val.shape == (25, 1)
     assert sorted([*train[:][:, 0], *val[:][:, 0]]) == sorted(whole[:][:, 0])
@@ -176,7 +180,9 @@ def test_rows_that_cannot_be_trained_on_are_named(folder, tmp_path, monkeypatch)
     constant = rows_of(50)
     constant[:, [0, 2]] = 0.1
     opened = vectors.open_vectors(saved(tmp_path / "v.npy", constant))
-    with pytest.raises(ShardError, match=r"v.npy: 2 of 3 dimensions hold one value in all 50 rows \(counted from 0: 0, 2\)"):
+    with pytest.raises(
+        ShardError, match=r"v.npy: 2 of 3 dimensions hold one value in all 50 rows \(counted from 0: 0, 2\)"
+    ):
         vectors.check_rows(opened)
     vectors.check_rows(opened, constant_allowed=True)
     vectors.write_split(tmp_path / "c", "train", in_blocks(constant), MADE)
