@@ -51,17 +51,15 @@ def compute_rows(stage: Stage, upstream: Any, crops: int) -> Stage:
 
     compiled = jax.jit(rows)
 
-    def drawn(networks: Tree, draw: Callable[[], Iterator[dict]]) -> Callable[[], Iterator[dict]]:
+    def drawn(draw: Callable[[], Iterator[dict]]) -> Callable[[], Iterator[dict]]:
         def batches() -> Iterator[dict]:
-            source = draw()
+            # Frozen, so the same as in the networks; and whole on this process, as its batches are.
+            source, params = draw(), jax.device_put({NETWORK: network.params})
             try:
                 for number, batch in enumerate(source):
                     key = jax.random.fold_in(jax.random.key(0), number)
                     held = {name: np.asarray(batch[name]) for name in ("latent", "weight")}
-                    yield {
-                        name: np.asarray(value)
-                        for name, value in compiled({NETWORK: networks[NETWORK]}, held, key).items()
-                    }
+                    yield jax.tree.map(np.asarray, compiled(params, held, key))
             finally:
                 if hasattr(source, "close"):
                     source.close()
@@ -86,10 +84,10 @@ def compute_rows(stage: Stage, upstream: Any, crops: int) -> Stage:
             "weight": jax.ShapeDtypeStruct((windows, CLIP_FRAMES), jnp.float32),
         },
         upstream={**stage.upstream, NETWORK: network.params},
-        start=start and (lambda networks, draw: start(networks, drawn(networks, draw))),
-        maintain=maintain and (lambda networks, draw, key: maintain(networks, drawn(networks, draw), key)),
+        start=start and (lambda networks, draw: start(networks, drawn(draw))),
+        maintain=maintain and (lambda networks, draw, key: maintain(networks, drawn(draw), key)),
         validate=lambda networks, batch, key: stage.validate(networks, rows(networks, batch, key, moving=False), key),
-        finish=lambda networks, draw: stage.finish(networks, drawn(networks, draw)),
+        finish=lambda networks, draw: stage.finish(networks, drawn(draw)),
     )
 
 
