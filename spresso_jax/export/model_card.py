@@ -17,7 +17,7 @@ def model_card(model: Any, body: str = "") -> str:
     facts = model.facts
     lines = [f"# {facts.get('name', 'S-PRESSO model')}", ""]
     point = facts.get("operating_point")
-    if point:
+    if point and point.get("frame_rate"):  # a quantizer of vectors that are no sounds has none
         kbps = bitrate_kbps(point["codebooks"], 2 ** point["codebook_bits"], point["frame_rate"])
         lines += [
             f"S-PRESSO codec for 48 kHz sound effects at {point['frame_rate']} frames/s: {point['codebooks']} codebooks of"

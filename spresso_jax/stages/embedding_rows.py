@@ -18,20 +18,26 @@ from spresso_jax.shapes import CLIP_FRAMES, pooled_length
 from spresso_jax.train.stage import Batch, Stage, Tree
 
 NETWORK = "latent_encoder"
-# Rows taken of a batch, relative to its pooling windows: sounds are shorter than five seconds as a rule, and where they leave
-# less than this, rows are taken twice.
-SHARE = 0.5
+
+
+def rows_taken(pooled: int) -> int:
+    """Rows of a batch for each window of `pooled` embeddings: half of them.
+
+    Sounds are shorter than five seconds as a rule; where they leave less than this, rows are taken twice. A whole number,
+    so that rows divide over devices as windows do.
+    """
+    return max(pooled // 2, 1)
 
 
 def windows_needed(rows: int, downsample: int) -> int:
     """Windows of 500 latent frames of which a batch of `rows` embeddings is taken."""
-    return int(np.ceil(rows / (SHARE * pooled_length(CLIP_FRAMES, downsample))))
+    return -(-rows // rows_taken(pooled_length(CLIP_FRAMES, downsample)))
 
 
 def compute_rows(stage: Stage, upstream: Any, crops: int) -> Stage:
     """The same stage on batches of "latent" [N, 500, 128] and "weight" [N, 500] instead of "embedding" [R, D].
 
-    R is half of the pooling windows of a batch, whatever its size.
+    R is half of the pooling windows of a batch, whatever its size (`rows_taken`).
 
     Args:
       stage: whose batches hold "embedding" and nothing else.
@@ -114,11 +120,11 @@ def moved(key: jax.Array, latent: jax.Array, weight: jax.Array, crops: int) -> t
 
 
 def draw_rows(key: jax.Array, z: jax.Array, sound: jax.Array) -> jax.Array:
-    """Half as many rows as z [N, F, D] holds, drawn without replacement from those that `sound` [N, F] marks.
+    """N * rows_taken(F) of the rows of z [N, F, D], drawn without replacement from those that `sound` [N, F] marks.
 
     Where fewer are marked, they are taken again in the same order, so that shapes are fixed and padding has no say.
     """
     marked = sound.reshape(-1)
     order = jnp.argsort(jnp.where(marked, jax.random.uniform(key, marked.shape), 2.0))
-    count = max(int(marked.size * SHARE), 1)
+    count = z.shape[0] * rows_taken(z.shape[1])
     return z.reshape(-1, z.shape[-1])[order[jnp.arange(count) % jnp.maximum(jnp.sum(marked), 1)]]

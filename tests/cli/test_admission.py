@@ -8,6 +8,7 @@ from cached_latents import write_latent_cache
 from tiny_model import build_tiny_model
 from typer.testing import CliRunner
 
+from data_pipeline.vectors import open_vectors
 from spresso_jax.checkpoints.weights import ModelFolderError, load_model
 from spresso_jax.cli.admission import check_deviation
 from spresso_jax.cli.main import app
@@ -165,3 +166,5 @@ def test_the_quantizer_says_which_latent_encoder_it_was_trained_on(model, latent
     facts = load_model(tmp_path / "run" / "model").facts
     own = load_model(model).facts["values"]["latent_encoder.safetensors"]
     assert facts["quantizer_trained_on"] == {"latent_encoder": own}
+    (made,) = (tmp_path / "cache").iterdir()  # in the format of `spresso data embeddings`
+    assert open_vectors(made).shape == open_vectors(made, "val").shape == (2 * 44, 64)

@@ -141,6 +141,7 @@ def test_vectors_without_audio_of_any_width(npy, tmp_path):
     for folder in (tmp_path / "run", tmp_path / "run" / "model"):
         rows = json.loads(done(run("info", folder, "--json")).stdout)
         assert "1 of 1 trained, 2 bits each" in str(rows) and "180 to train on, 20 held out, of 6" in str(rows), rows
+    done(run("export", tmp_path / "run", "--out", tmp_path / "exported"))
     # Another width than the run's, when going on.
     np.save(npy, np.load(npy)[:, :5])
     result = train(tmp_path / "run", npy, resume=True)
