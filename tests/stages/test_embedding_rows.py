@@ -78,7 +78,10 @@ def test_a_stage_of_rows_reads_windows_of_latents_instead(upstream):
     seen, encoder = [], upstream.networks["latent_encoder"]
     stage = compute_rows(row_stage(seen), upstream, crops=2)
     assert windows_needed(20, 100) == 10 and windows_needed(8000, 9) == 297
-    assert {name: spec.shape for name, spec in stage.batch_spec.items()} == {"latent": (10, 500, 128), "weight": (10, 500)}
+    assert {name: spec.shape for name, spec in stage.batch_spec.items()} == {
+        "latent": (10, 500, 128),
+        "weight": (10, 500),
+    }
     networks = {"quantizer": {"scale": jnp.ones(())}, **stage.upstream}
     rng = np.random.default_rng(0)
     weight = np.tile(np.arange(500) < 200, (10, 1)).astype(np.float32)  # two of five pooling windows
