@@ -123,6 +123,46 @@ def woosh_flow(
         typer.echo(f"wrote {out}; go on with: spresso train diffusion_ae --upstream {out} ...")
 
 
+@import_app.command("qinco")
+def qinco(
+    path: Annotated[Path, typer.Argument(help="Checkpoint of the QINCo2 project (.pt); nothing in it is executed.")],
+    out: Annotated[Path, typer.Option(help="Model folder to write; must not exist.")],
+    mean: Annotated[Path | None, typer.Option(help="data_mean [D] as .npy, for older files that lack it.")] = None,
+    std: Annotated[
+        Path | None, typer.Option(help="data_std, one number as .npy, for older files that lack it.")
+    ] = None,
+    preselect: Annotated[int | None, typer.Option(help="A, for older files that do not state it.")] = None,
+    beam: Annotated[int | None, typer.Option(help="B, for older files that do not state it.")] = None,
+    dtype: Annotated[str, typer.Option(help="Storage of the weights: float32 or float16.")] = "float32",
+) -> None:
+    """Imports a QINCo2 quantizer (released weights are non-commercial), for `spresso quantizer`."""
+    with user_errors():
+        if (mean is None) != (std is None):
+            raise ValueError("--mean and --std belong together: give both, or neither for a file that holds them")
+
+        import dataclasses
+
+        from spresso_jax.checkpoints.fingerprint import file_sha256
+        from spresso_jax.checkpoints.weights import Network, save_model
+        from spresso_jax.cli.vector_files import read_array
+        from spresso_jax.interop.qinco import LICENCE, load_checkpoint
+
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file")
+        statistics = [None if file is None else read_array(file) for file in (mean, std)]
+        quantizer, params = load_checkpoint(path, *statistics, preselect=preselect, beam=beam)
+        origin = {"imported": "QINCo2", "file": path.name, "sha256": file_sha256(path)}
+        facts = {"name": path.stem, "licence": LICENCE, "provenance": [origin]}
+        network = Network(dataclasses.asdict(quantizer), params, "Qinco")
+        save_model(out, {"quantizer": network}, facts, dtype=dtype)
+        typer.echo(
+            f"found {quantizer.codebooks} codebooks of {quantizer.codewords} codewords for vectors of {quantizer.dimension}"
+            f" numbers; A = {quantizer.preselect}, B = {quantizer.beam}"
+        )
+        typer.echo(f"licence: {LICENCE}")
+        typer.echo(f"wrote {out}; go on with: spresso quantizer encode {out} VECTORS.npy --out CODES.npy")
+
+
 def _woosh_autoencoder(folder: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """(network, latent statistics, provenance) of a published folder, or of the model folder made from one.
 

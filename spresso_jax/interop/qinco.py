@@ -204,7 +204,9 @@ def _read_checkpoint(
         if given is not None:
             sizes[name] = given
         if name not in sizes and not checkpoint.get("parameters"):
-            raise ValueError("the checkpoint states no A and B (an older file): pass the pre-selection and beam it used")
+            raise ValueError(
+                "the checkpoint states no A and B (an older file): pass the pre-selection and beam it used"
+            )
     quantizer = quantizer_from_params(
         params, sizes.get("A", 0), sizes.get("B", 1), outer_skip=not sizes.get("qinco1_mode")
     )
@@ -212,7 +214,9 @@ def _read_checkpoint(
     for theirs, ours in stated.items():
         unseen = theirs in ("L", "de", "dh") and quantizer.codebooks == 1 or theirs == "dh" and quantizer.blocks == 0
         if theirs in sizes and sizes[theirs] != getattr(quantizer, ours) and not unseen:
-            raise ValueError(f"'parameters' states {theirs}={sizes[theirs]}, its tensors have {getattr(quantizer, ours)}")
+            raise ValueError(
+                f"'parameters' states {theirs}={sizes[theirs]}, its tensors have {getattr(quantizer, ours)}"
+            )
     check_shapes(params, jax.eval_shape(quantizer.init, jax.random.key(0)), "the checkpoint")
     return quantizer, params
 

@@ -33,6 +33,7 @@ STORAGES = {
 }
 # Views may share a storage, and each becomes a copy: all tensors together may take so many times the file's size.
 LARGEST_EXPANSION = 4
+LONGEST_MESSAGE = 400
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 _VALUES = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING")
@@ -214,11 +215,19 @@ def _unpickled(data: bytes, archive: _Archive) -> Any:
     raise TorchFileError("its pickle does not end")
 
 
+def _shortened(error: BaseException) -> str:
+    # A file may name things at any length.
+    text = str(error)
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}..."
+
+
 def _checked_members(archive: zipfile.ZipFile, file_bytes: int) -> str:
     """Name of the one pickle; refuses what could unfold to more than the file holds."""
     members = archive.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise TorchFileError("it is compressed, which torch.save never does: unpack it and save it again with torch.save")
+        raise TorchFileError(
+            "it is compressed, which torch.save never does: unpack it and save it again with torch.save"
+        )
     if sum(member.file_size for member in members) > file_bytes:
         raise TorchFileError("its members claim more bytes than the file has: it is damaged")
     found = [member.filename for member in members if member.filename.rsplit("/", 1)[-1] == "data.pkl"]
@@ -242,10 +251,10 @@ def load_torch_file(path: str | Path) -> Any:
             storages = _Archive(archive, pickled[: -len("data.pkl")], file_bytes)
             return _unpickled(archive.read(pickled), storages)
     except TorchFileError as error:
-        raise TorchFileError(f"{path}: {error}") from error
+        raise TorchFileError(f"{path}: {_shortened(error)}") from error
     except zipfile.BadZipFile as error:
         raise TorchFileError(
             f"{path} is no whole zip file ({error}): copy it again, or save it again with a recent torch.save"
         ) from error
     except _DAMAGE as error:
-        raise TorchFileError(f"{path} cannot be read as a PyTorch checkpoint: {error}") from error
+        raise TorchFileError(f"{path} cannot be read as a PyTorch checkpoint: {_shortened(error)}") from error

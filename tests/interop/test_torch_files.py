@@ -1,4 +1,4 @@
-"""The restricted reader of PyTorch files: refuses code, survives damage, reads views."""
+"""Reader and writer of PyTorch files: refuse code, survive damage, read views, ask for no more memory than is due."""
 
 import io
 import os
@@ -13,6 +13,7 @@ import pytest
 
 from spresso_jax.interop.foreign_tensors import read_tensors
 from spresso_jax.interop.torch_files import TorchFileError, load_torch_file
+from spresso_jax.interop.torch_writer import save_torch_file
 
 
 class _Named:
@@ -121,3 +122,102 @@ def test_a_state_dict_with_torchs_metadata_is_tensors_by_name(tmp_path):
     read = read_tensors(tmp_path / "weights.pt")
     assert list(read) == ["first", "second"]
     np.testing.assert_array_equal(read["second"], [4, 5])
+
+
+def archive_of(path, pickled, compression=zipfile.ZIP_STORED, **members):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        for name, data in members.items():
+            archive.writestr(f"archive/data/{name}", data)
+
+
+def test_a_small_file_cannot_ask_for_much_memory(tmp_path):
+    huge = 1 << 34
+    write(tmp_path / "expanded.pt", tensor((huge,), (0,), count=1), DATA)
+    with pytest.raises(TorchFileError, match=r"expanded\.pt.*times the file's size"):
+        load_torch_file(tmp_path / "expanded.pt")
+    write(tmp_path / "repeated.pt", [tensor((6,), (1,)) for _ in range(400)], DATA)
+    whole = load_torch_file(tmp_path / "repeated.pt")
+    assert len(whole) == 400
+    write(tmp_path / "copies.pt", [tensor((3000,), (1,), count=3000) for _ in range(60)], b"\0" * 12_000)
+    with pytest.raises(TorchFileError, match="times the file's size"):
+        load_torch_file(tmp_path / "copies.pt")
+    archive_of(tmp_path / "bomb.pt", b"\x80\x02K\x00." + b"\0" * (1 << 22), zipfile.ZIP_DEFLATED)
+    with pytest.raises(TorchFileError, match="compressed"):
+        load_torch_file(tmp_path / "bomb.pt")
+    write(tmp_path / "count.pt", tensor((6,), (1,), count=huge), DATA)
+    with pytest.raises(TorchFileError, match="damaged"):
+        load_torch_file(tmp_path / "count.pt")
+    write(tmp_path / "empty.pt", tensor((0, 1 << 61, 1 << 61), (1, 1, 1)), DATA)
+    with pytest.raises(TorchFileError, match=r"empty\.pt"):
+        load_torch_file(tmp_path / "empty.pt")
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        pytest.param(b"\x80\x02}r\xff\xff\xff\xff.", id="memo entry 2^32 - 1 is only a number"),
+        pytest.param(b"\x80\x02" + b")" + b"\x85" * 60_000 + b"K\x01s.", id="entry set in nothing"),
+        pytest.param(b"\x80\x02}" + b")" + b"\x85" * 60_000 + b"K\x01s.", id="deeply nested name"),
+        pytest.param(b"\x80\x02ctorch\nFloatStorage\n(K\x04U\x01>NNNJ\xff\xff\xff\xffK\x00tb.", id="state of a type"),
+        pytest.param(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(tR.", id="tensor without arguments"),
+        pytest.param(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00aK\x01sb.", id="state of a call"),
+        pytest.param(b"\x80\x02cbuiltins\neval\nX\x01\x00\x00\x001\x85R.", id="eval"),
+        pytest.param(b"\x80\x04\x8c\x02os\x8c\x06system\x93.", id="os.system by protocol 4"),
+        pytest.param(b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x3f.", id="2^62 bytes"),
+        pytest.param(b"(S'a'\ni__builtin__\nexit\n.", id="protocol 0 instance"),
+        pytest.param(b"\x80\x02c" + b"x" * 100_000 + b"\ny\n.", id="long name"),
+        pytest.param(b"\x80\x02K", id="truncated"),
+        pytest.param(b"\x80\x02K\x01", id="no end"),
+        pytest.param(b"\x80\x02.", id="empty stack"),
+        pytest.param(b"", id="nothing"),
+    ],
+)
+def test_a_hostile_pickle_is_refused_or_is_plain_data(tmp_path, pickled):
+    archive_of(tmp_path / "hostile.pt", pickled)
+    try:
+        found = load_torch_file(tmp_path / "hostile.pt")
+    except TorchFileError as error:
+        assert "hostile.pt" in str(error) and len(str(error)) < 1000
+    else:
+        assert found == {} or isinstance(found, (np.dtype, tuple))
+    assert np.dtype("f4").isnative
+
+
+def test_every_truncation_and_overclaiming_members_are_refused(tmp_path):
+    write(tmp_path / "whole.pt", {"a": tensor((6,), (1,))}, DATA)
+    whole = (tmp_path / "whole.pt").read_bytes()
+    for length in range(0, len(whole), 37):
+        (tmp_path / "cut.pt").write_bytes(whole[:length])
+        with pytest.raises(TorchFileError, match=r"cut\.pt"):
+            load_torch_file(tmp_path / "cut.pt")
+    place = whole.rindex(b"archive/data/0")  # the entry of the central directory: sizes lie 26 bytes before its name
+    claimed = bytearray(whole)
+    claimed[place - 26 : place - 18] = struct.pack("<II", 1 << 31, 1 << 31)
+    (tmp_path / "claim.pt").write_bytes(bytes(claimed))
+    with pytest.raises(TorchFileError, match="more bytes than the file has"):
+        load_torch_file(tmp_path / "claim.pt")
+
+
+def test_what_is_written_is_read_again_and_equal_contents_are_equal_bytes(tmp_path):
+    content = {
+        "state": {"a": np.arange(6, dtype="f4").reshape(2, 3).T, "scalar": np.float32(2.5), "none": np.zeros((0, 3))},
+        "half": np.array([1, -2.5], ml_dtypes.bfloat16),
+        "big": np.arange(3, dtype=">i8"),
+        "plain": (None, True, -1, 1 << 40, 0.5, "é", [1, [2]], ()),
+        7: {},
+    }
+    first, second = (save_torch_file(tmp_path / name, content).read_bytes() for name in ("a.pt", "b.pt"))
+    assert first == second
+    found = load_torch_file(tmp_path / "a.pt")
+    assert found["plain"] == content["plain"] and found[7] == {}
+    for name, array in content["state"].items():
+        np.testing.assert_array_equal(found["state"][name], array)
+        assert found["state"][name].shape == array.shape and found["state"][name].dtype == array.dtype
+    np.testing.assert_array_equal(found["half"].view("u2"), content["half"].view("u2"))
+    np.testing.assert_array_equal(found["big"], [0, 1, 2])
+    with pytest.raises(ValueError, match=r"content\.state\[1\] is function"):
+        save_torch_file(tmp_path / "a.pt", {"state": [1, lambda: None]})
+    with pytest.raises(ValueError, match="array of complex64"):
+        save_torch_file(tmp_path / "a.pt", np.zeros(2, np.complex64))
+    assert (tmp_path / "a.pt").read_bytes() == first and len(list(tmp_path.iterdir())) == 2
