@@ -9,6 +9,7 @@ import contextlib
 import os
 import tempfile
 import time
+import tokenize
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ import numpy as np
 BLOCK_NUMBERS = 1 << 24
 BLOCK_ROWS = 8192
 _SECONDS_BETWEEN_LINES = 5.0
+# What numpy raises for a damaged header, which it reads as a Python literal.
+_HEADER_ERRORS = (
+    ValueError, OSError, EOFError, OverflowError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError,
+)  # fmt: skip
 
 
 def read_array(path: str | Path, kinds: str = "fiu") -> np.ndarray:
@@ -35,7 +40,7 @@ def read_array(path: str | Path, kinds: str = "fiu") -> np.ndarray:
         raise ValueError(f"{path}: no such file")
     try:
         found = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError, OverflowError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+    except _HEADER_ERRORS as error:
         raise ValueError(
             f"{path} is no whole .npy file of plain numbers ({error}): write it with numpy.save"
         ) from error

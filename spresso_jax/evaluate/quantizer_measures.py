@@ -56,14 +56,13 @@ def plain_residual_quantizer(
     plain = dataclasses.replace(
         quantizer, blocks=0, embedding_width=None, outer_skip=True, preselect=search.beam, beam=search.beam
     )
-    fitted = initialise.fit(
-        plain,
-        jax.random.key(BASELINE_SEED),
-        np.concatenate(blocks),
-        start="residual",
-        iterations=BASELINE_ITERATIONS,
-        standardisation=(params["data_mean"], params["data_std"]),
-    )
+    # One more scale for all coordinates would not change which codeword is nearest; one for each would.
+    rows = np.asarray(plain.standardise(params, np.concatenate(blocks)))
+    unscaled = np.zeros(plain.dimension, np.float32), np.ones(plain.dimension, np.float32)
+    key = jax.random.key(BASELINE_SEED)
+    fitted = initialise.fit(plain, key, rows, iterations=BASELINE_ITERATIONS, standardisation=unscaled)
+    fitted["data_mean"] = params["data_mean"] + params["data_std"] * fitted["data_mean"]
+    fitted["data_std"] = params["data_std"] * fitted["data_std"]
     return plain, fitted
 
 

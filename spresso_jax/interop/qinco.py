@@ -240,8 +240,7 @@ def state_from_params(quantizer: Qinco, params: Params) -> dict[str, np.ndarray]
     if (std != std[0]).any():
         raise ValueError(
             f"data_std differs between dimensions ({std.min():.4g} to {std.max():.4g}); the official layout has one scale for"
-            " all, with which other codes would be chosen: train with one scale (--set initialisation.start=official, or"
-            " initialise.fit with fit_standardisation(rows, per_dimension=False)) to export"
+            " all, with which other codes would be chosen: train with --set initialisation.scale=single to export"
         )
     dimension = quantizer.dimension
     state = {"data_mean": params["data_mean"], "data_std": std[0].reshape(())}

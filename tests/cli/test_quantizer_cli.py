@@ -6,15 +6,20 @@ import os
 import golden_files
 import numpy as np
 import pytest
-from codec_program import program
 from tiny_model import build_tiny_model
+from typer.testing import CliRunner
 
 from spresso_jax.checkpoints.weights import load_facts
+from spresso_jax.cli.main import app
 from spresso_jax.codec.description import describe_model
 from spresso_jax.interop.qinco import load_checkpoint
 from spresso_jax.interop.torch_writer import save_torch_file
 
 OFFICIAL = golden_files.golden_root() / "qinco2" / "official_tiny.pt"
+
+
+def program(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def refused(message, *words):
@@ -70,15 +75,13 @@ def test_quantizer_of_a_whole_chain_and_of_a_run_reads_other_orders_and_types(tm
         assert result.exit_code == 0, result.output
     assert np.load(tmp_path / "a.npy").shape == (40, 2)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
-    result = program("quantizer", "report", run, "--vectors", tmp_path / "v.npy", "--rows", 20)
-    assert result.exit_code == 0 and "val: 20 vectors" in result.stdout, result.output
-    assert json.loads((run / "report" / "quantizer" / "report.json").read_text())["splits"]["val"]["rows"] == 20
-    refused("give --out", "quantizer", "report", run / "model", "--vectors", tmp_path / "v.npy")
     result = program(
-        "quantizer", "report", run / "model", "--vectors", tmp_path / "v.npy", "--train-vectors", tmp_path / "v.npy",
-        "--out", tmp_path / "r",
-    )  # fmt: skip
-    assert result.exit_code == 0 and "An ideal entropy coder" in result.stdout, result.output
+        "quantizer", "report", run, "--vectors", tmp_path / "v.npy", "--train-vectors", tmp_path / "v.npy", "--rows", 20
+    )
+    assert result.exit_code == 0 and "val: 20 vectors" in result.stdout, result.output
+    assert "An ideal entropy coder" in result.stdout
+    assert json.loads((run / "report" / "quantizer" / "report.json").read_text())["splits"]["train"]["rows"] == 20
+    refused("give --out", "quantizer", "report", run / "model", "--vectors", tmp_path / "v.npy")
 
 
 class Hostile:

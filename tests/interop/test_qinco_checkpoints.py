@@ -121,7 +121,7 @@ def test_the_older_layout_gives_the_same_quantizer(checkpoint):
 def test_a_scale_for_every_dimension_cannot_be_exported(tmp_path):
     quantizer, params = made()
     params["data_std"] = np.linspace(0.5, 2, 5, dtype=np.float32)
-    with pytest.raises(ValueError, match="0.5 to 2.*per_dimension=False"):
+    with pytest.raises(ValueError, match="0.5 to 2.*initialisation.scale=single"):
         save_checkpoint(tmp_path / "q.pt", quantizer, params)
     assert not list(tmp_path.iterdir())
 
