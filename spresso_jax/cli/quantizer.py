@@ -105,7 +105,7 @@ def report(
     preselect: _Preselect = None,
     beam: _Beam = None,
     rows: Annotated[
-        int | None, typer.Option(min=1, help="At most so many rows of each file, evenly spread. Default: all.")
+        int | None, typer.Option(min=1, help="Measure at most so many rows of each file, evenly spread. Default: all.")
     ] = None,
 ) -> None:
     """Writes report.json, report.md and pictures: error of every rate, use of the codewords, and what bounds them."""
@@ -123,8 +123,8 @@ def report(
         splits, baseline, baseline_rows = {}, None, 0
         found = {split: vector_files.read_vectors(path, quantizer.dimension) for split, path in files.items()}
         if "train" in found:
-            most = min(rows or quantizer_measures.BASELINE_ROWS, quantizer_measures.BASELINE_ROWS)
-            every = _stride(len(found["train"]), most)
+            # Not fewer than the quantizer itself may have seen, whatever is measured.
+            every = _stride(len(found["train"]), quantizer_measures.BASELINE_ROWS)
             baseline_rows = -(-len(found["train"]) // every)
             _tell(f"fitting plain residual quantization to {baseline_rows:,} rows")
             checked = list(vector_files.blocks(found["train"], train_vectors, vector_files.BLOCK_ROWS, every))

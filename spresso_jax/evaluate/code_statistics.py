@@ -12,7 +12,7 @@ import numpy as np
 
 # Numbers of imagined vectors that follow the prior: the last makes the counts irrelevant.
 STRENGTHS = 2.0 ** np.arange(-4, 31)
-_MERGE_AT = 1 << 20
+_MERGE_AT = 1 << 18
 
 
 class _Tally:

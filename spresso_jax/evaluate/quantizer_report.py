@@ -34,7 +34,7 @@ ERROR_NOTES = (
 )
 USE_NOTE = (
     "Of the codes of all codebooks. *unused* has in brackets what as many random vectors would leave unused if all "
-    "codewords were equally likely; unused on train means dead, unused on a small val need not."
+    "codewords were equally likely; unused on all of train means dead, unused on a few vectors need not."
 )
 CODER_NOTE = (
     "Cross-entropy of val under tables that were counted on train and smoothed (strength chosen on train by leaving one "

@@ -80,7 +80,8 @@ def test_quantizer_of_a_whole_chain_and_of_a_run_reads_other_orders_and_types(tm
     )
     assert result.exit_code == 0 and "val: 20 vectors" in result.stdout, result.output
     assert "An ideal entropy coder" in result.stdout
-    assert json.loads((run / "report" / "quantizer" / "report.json").read_text())["splits"]["train"]["rows"] == 20
+    found = json.loads((run / "report" / "quantizer" / "report.json").read_text())
+    assert found["splits"]["train"]["rows"] == 20 and found["baseline"]["rows"] == 40
     refused("give --out", "quantizer", "report", run / "model", "--vectors", tmp_path / "v.npy")
 
 
