@@ -1,19 +1,21 @@
 """`spresso quantizer` and `spresso import qinco` through the real program."""
 
+import dataclasses
 import json
 import os
 
 import golden_files
+import jax
 import numpy as np
 import pytest
-from tiny_model import build_tiny_model
 from typer.testing import CliRunner
 
-from spresso_jax.checkpoints.weights import load_facts
+from spresso_jax.checkpoints.weights import Network, load_facts, save_model
 from spresso_jax.cli.main import app
 from spresso_jax.codec.description import describe_model
 from spresso_jax.interop.qinco import load_checkpoint
 from spresso_jax.interop.torch_writer import save_torch_file
+from spresso_jax.quantizer.qinco import Qinco
 
 OFFICIAL = golden_files.golden_root() / "qinco2" / "official_tiny.pt"
 
@@ -61,16 +63,26 @@ def test_the_imported_model_says_where_it_comes_from(imported):
     assert "quantizer" in str(describe_model(imported[0] / "model")["parameters"])
 
 
+def write_chain(folder):
+    """A model folder with a quantizer among other networks."""
+    quantizer = Qinco(codebooks=2, codewords=8, hidden_width=4, blocks=1, preselect=4, beam=4, dimension=6)
+    networks = {
+        "quantizer": Network(dataclasses.asdict(quantizer), quantizer.init(jax.random.key(0)), "Qinco"),
+        "projector": Network({}, {"kernel": np.ones(3, np.float32)}, "Projector"),
+    }
+    return save_model(folder, networks, {"name": "chain"})
+
+
 def test_quantizer_of_a_whole_chain_and_of_a_run_reads_other_orders_and_types(tmp_path):
     run = tmp_path / "run"
-    build_tiny_model(run / "model")
-    vectors = np.random.default_rng(0).normal(size=(40, 64)).astype(np.float64)
+    write_chain(run / "model")
+    vectors = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float64)
     np.save(tmp_path / "v.npy", np.asfortranarray(vectors))
-    np.save(tmp_path / "v16.npy", vectors.astype(np.float32))
-    for model, source, out in ((run, "v.npy", "a.npy"), (run / "model", "v16.npy", "b.npy")):
+    np.save(tmp_path / "v32.npy", vectors.astype(np.float32))
+    for model, source, out in ((run, "v.npy", "a.npy"), (run / "model", "v32.npy", "b.npy")):
         result = program(
             "quantizer", "encode", model, tmp_path / source, "--out", tmp_path / out, "--codebooks", 2, "--beam", 3,
-            "--preselect", 16,
+            "--preselect", 0,
         )  # fmt: skip
         assert result.exit_code == 0, result.output
     assert np.load(tmp_path / "a.npy").shape == (40, 2)
@@ -139,6 +151,6 @@ def test_bad_checkpoints_and_models_are_refused(imported, tmp_path):
     save_torch_file(tmp_path / "weights.pt", {"weight": np.zeros(3, np.float32)})
     refused("weights.pt: no QINCo2", "import", "qinco", tmp_path / "weights.pt", "--out", tmp_path / "m")
     assert not (tmp_path / "m").exists()
-    chain = build_tiny_model(tmp_path / "chain")
+    chain = write_chain(tmp_path / "chain")
     (chain / "quantizer.safetensors").unlink()
     refused("quantizer.safetensors is missing", "quantizer", "export", chain, "--out", tmp_path / "q.pt")
