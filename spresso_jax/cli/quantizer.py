@@ -123,6 +123,11 @@ def report(
         splits, baseline, baseline_rows = {}, None, 0
         found = {split: vector_files.read_vectors(path, quantizer.dimension) for split, path in files.items()}
         if "train" in found:
+            if len(found["train"]) < quantizer.codewords:
+                raise ValueError(
+                    f"{train_vectors} holds {len(found['train'])} vectors, fewer than the {quantizer.codewords} codewords that plain"
+                    " RQ is to have: give all training vectors, or leave out --train-vectors"
+                )
             # Not fewer than the quantizer itself may have seen, whatever is measured.
             every = _stride(len(found["train"]), quantizer_measures.BASELINE_ROWS)
             baseline_rows = -(-len(found["train"]) // every)

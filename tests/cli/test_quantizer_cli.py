@@ -125,6 +125,19 @@ def test_bad_files_are_refused_by_name_and_leave_nothing(imported, tmp_path, mon
         ("missing", "no such file"),
     ):  # fmt: skip
         refused(message, "quantizer", "encode", model, f"{name}.npy", "--out", out)
+    np.save("few.npy", data["x"][:15])
+    words = (
+        "quantizer",
+        "report",
+        model,
+        "--vectors",
+        folder / "vectors.npy",
+        "--train-vectors",
+        "few.npy",
+        "--out",
+        "r",
+    )
+    refused("few.npy holds 15 vectors", *words)
     np.save("codes.npy", np.array([[0, 1, 15], [0, 1, 16]]))
     np.save("absent.npy", np.array([[0, -1, -1]]))
     np.save("wide.npy", np.zeros((2, 4), int))
