@@ -125,8 +125,8 @@ def report(
         if "train" in found:
             if len(found["train"]) < quantizer.codewords:
                 raise ValueError(
-                    f"{train_vectors} holds {len(found['train'])} vectors, fewer than the {quantizer.codewords} codewords that plain"
-                    " RQ is to have: give all training vectors, or leave out --train-vectors"
+                    f"{train_vectors} holds {len(found['train'])} vectors, fewer than the {quantizer.codewords} codewords"
+                    " of plain RQ: give all training vectors, or leave out --train-vectors"
                 )
             # Not fewer than the quantizer itself may have seen, whatever is measured.
             every = _stride(len(found["train"]), quantizer_measures.BASELINE_ROWS)

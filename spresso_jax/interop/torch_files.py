@@ -254,7 +254,7 @@ def load_torch_file(path: str | Path) -> Any:
         raise TorchFileError(f"{path}: {_shortened(error)}") from error
     except zipfile.BadZipFile as error:
         raise TorchFileError(
-            f"{path} is no whole zip file ({error}): copy it again, or save it again with a recent torch.save"
+            f"{path} is no zip file, or not a whole one ({error}): copy it again, or save it again with a recent torch.save"
         ) from error
     except _DAMAGE as error:
         raise TorchFileError(f"{path} cannot be read as a PyTorch checkpoint: {_shortened(error)}") from error
