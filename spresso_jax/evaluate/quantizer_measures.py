@@ -12,6 +12,7 @@ from spresso_jax.evaluate.code_statistics import CodeCounts
 from spresso_jax.evaluate.rate_distortion import Moments
 from spresso_jax.quantizer import assign, initialise
 from spresso_jax.quantizer.qinco import Params, Qinco
+from spresso_jax.quantizer.residual_kmeans import KMeans
 
 # Rows that plain residual quantization is fitted to, and its k-means iterations a step.
 BASELINE_ROWS = 500_000
@@ -56,13 +57,18 @@ def plain_residual_quantizer(
     plain = dataclasses.replace(
         quantizer, blocks=0, embedding_width=None, outer_skip=True, preselect=search.beam, beam=search.beam
     )
-    # One more scale for all coordinates would not change which codeword is nearest; one for each would.
-    rows = np.asarray(plain.standardise(params, np.concatenate(blocks)))
-    unscaled = np.zeros(plain.dimension, np.float32), np.ones(plain.dimension, np.float32)
-    key = jax.random.key(BASELINE_SEED)
-    fitted = initialise.fit(plain, key, rows, iterations=BASELINE_ITERATIONS, standardisation=unscaled)
-    fitted["data_mean"] = params["data_mean"] + params["data_std"] * fitted["data_mean"]
-    fitted["data_std"] = params["data_std"] * fitted["data_std"]
+    # One scale for all coordinates of standardised rows: distances stay those that the quantizer itself measures.
+    fitted = initialise.fit(
+        plain,
+        jax.random.key(BASELINE_SEED),
+        np.asarray(quantizer.standardise(params, np.concatenate(blocks))),
+        kmeans=KMeans(iterations=BASELINE_ITERATIONS),
+        scale="single",
+    )
+    fitted |= {
+        "data_mean": quantizer.unstandardise(params, fitted["data_mean"]),
+        "data_std": fitted["data_std"] * params["data_std"],
+    }
     return plain, fitted
 
 

@@ -3,10 +3,13 @@
 This folder knows no audio and nothing of the rest of the package; `docs/quantizer.md` uses it alone. In the order of an
 appendix:
 
-    qinco.py        what a code means: the step network f_m, decoding, the training loss, the parameter tree
-    assign.py       which code a vector gets: beam search with pre-selection, every rate from one search, use of codewords
-    initialise.py   where codewords come from: residual k-means before training, real residuals for those that died
-    schedule.py     the learning rate of the published recipe
+    qinco.py            what a code means: the step network f_m, decoding, the training loss, the parameter tree
+    assign.py           which code a vector gets: beam search with pre-selection, all rates from one search, use of codewords
+    row_statistics.py   what the vectors are: mean, scale, fitness for training, in one pass over a stream
+    residual_kmeans.py  residual k-means over streams of vectors that need not fit in memory, on one device or many
+    initialise.py       where a training starts: equal to the residual k-means, or as the reference does
+    revival.py          new rows for codewords that died: real residuals, or the reference's noise
+    schedule.py         the learning rate of the published recipe
 
 With D the dimension, M steps of K codewords, L residual blocks of width H, embedding width E, A pre-selected candidates
 and B beams (all fields of `Qinco`), y = (z - data_mean) / data_std:

@@ -6,6 +6,7 @@ Source: S-PRESSO 3.4 and 4.2.2; QINCo2 (loss, quarter-cosine schedule, clipping 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -97,9 +98,9 @@ def build(config: Any, upstream: Any = None) -> Stage:
         energy = jnp.mean(jnp.sum(jnp.square(z - jnp.mean(z, axis=0)), axis=-1))
         return {"loss": errors[-1], "unexplained": errors[-1] / energy, **_per_step(quantizer, errors, codes[-1])}
 
-    @jax.jit
-    def observe(params: Tree, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        codes = assign.encode(quantizer, params, z, **search)
+    @partial(jax.jit, static_argnums=2)
+    def observe(params: Tree, z: jax.Array, mesh: jax.sharding.Mesh | None) -> tuple[jax.Array, jax.Array]:
+        codes = assign.encode(quantizer, params, z, mesh=mesh, **search)
         return assign.usage_counts(codes, quantizer.codewords), quantizer.residuals(params, z, codes)
 
     def maintain(networks: Tree, draw: Callable[[], Iterator[dict]], key: jax.Array) -> Tree:
@@ -113,7 +114,7 @@ def build(config: Any, upstream: Any = None) -> Stage:
         for _ in range(config.revival.batches):
             batch = {"embedding": np.asarray(next(batches)["embedding"])}
             z = (batch if mesh is None else place_batch(batch, mesh))["embedding"]
-            used, residuals = observe(params, z)
+            used, residuals = observe(params, z, mesh)
             counts = counts + used
             if config.revival.draw == "noise":
                 moments = revival.residual_moments(moments, residuals)

@@ -39,7 +39,7 @@ class Evaluator:
     ):
         self.stage, self.validation, self.metrics = stage, validation, metrics
         self.write_preview, self.mesh, self.progress = write_preview, mesh, progress
-        self._validate = jax.jit(stage.validate)
+        self._validate = jax.jit(mesh_lib.within(stage.validate, mesh))
         self._preview = jax.jit(stage.preview) if stage.preview is not None else None
 
     def validate(self, state: TrainState, frozen: Tree, step: int) -> dict[str, dict[str, float]]:
