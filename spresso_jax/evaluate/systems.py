@@ -11,6 +11,7 @@ import numpy as np
 from spresso_jax.bitrate import bitrate_kbps
 from spresso_jax.checkpoints.fingerprint import json_sha256
 from spresso_jax.evaluate.decoded import Clip, System
+from spresso_jax.evaluate.peers.record import RECORD, refuse_untabled
 from spresso_jax.shapes import FRAME_RATE, LATENT_CHANNELS, SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -132,11 +133,12 @@ def folder_system(folder: str | Path, clips: Sequence[Clip], read: Callable[[Pat
       read: path -> [S] mono at 48 kHz.
 
     Raises:
-      ValueError: naming the first reference without a decoded file.
+      ValueError: naming the first reference without a decoded file, or for a peer's self-check (`refuse_untabled`).
     """
     folder = Path(folder)
+    refuse_untabled(folder)
     found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name != RECORD):
         found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
     missing = [clip.name for clip in clips if clip.name not in found]
     if missing:
