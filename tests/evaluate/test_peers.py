@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -140,6 +142,15 @@ def test_a_hanging_peer_is_ended_with_what_it_started(tmp_path):
     while _lives(grandchild) and time.monotonic() < end:
         time.sleep(0.05)
     assert not _lives(grandchild)
+
+
+def test_a_child_ends_with_its_parent_in_the_middle_of_a_clip(tmp_path):
+    peer = fake(tmp_path, load="time.sleep(600)")
+    settings = {"settings": {}, "weights": peer.weights, "random_weights": False, "device": "cpu"}
+    command = [sys.executable, str(adapter.CHILD), str(peer.file), json.dumps(settings)]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child.stdin.close()
+    assert child.wait(60) == 0
 
 
 def _lives(process):

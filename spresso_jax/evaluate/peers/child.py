@@ -31,7 +31,9 @@ import importlib.util
 import json
 import os
 import platform
+import queue
 import struct
+import threading
 
 import numpy as np
 
@@ -40,9 +42,11 @@ BLOCK = 2**20
 
 
 def main(peer_file: str, settings_text: str) -> None:
-    """Loads the peer, says so, then codes what it is asked for until standard input ends."""
+    """Loads the peer, says so, then codes what it is asked for until standard input ends, in the middle of a clip too."""
     to_parent = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    requests: queue.Queue = queue.Queue()
+    threading.Thread(target=_receive, args=(requests,), daemon=True).start()
 
     def say(answer: dict) -> None:
         to_parent.write(json.dumps(answer) + "\n")
@@ -57,7 +61,8 @@ def main(peer_file: str, settings_text: str) -> None:
     say(answer)
     if code is None:
         return
-    for line in sys.stdin:
+    while True:
+        line = requests.get()
         try:
             say(answer_request(code, json.loads(line)))
         except Exception as error:
@@ -144,6 +149,13 @@ def write_wav(path: str, audio: np.ndarray, rate: int) -> None:
     with open(path, "wb") as file:
         file.write(b"RIFF" + struct.pack("<I", 36 + len(body)) + b"WAVEfmt " + struct.pack("<I", 16) + form)
         file.write(b"data" + struct.pack("<I", len(body)) + body)
+
+
+def _receive(requests: queue.Queue) -> None:
+    """Passes lines on; when they end, the parent has ended too, however that came, and nobody waits for this process."""
+    for line in sys.stdin:
+        requests.put(line)
+    os._exit(0)
 
 
 def _module(path: str):
