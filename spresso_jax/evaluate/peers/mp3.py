@@ -28,7 +28,7 @@ ABOUT = {
     "weights_licence": "none",
     "weights_source": "none needed",
     "install": "apt-get install lame",
-    "settings": {"kbps": 8, "rate": 24_000},
+    "settings": {"kbps": 8, "rate": 12_000},
     "notes": "whole audio frames counted; the tag frame is container",
 }
 
