@@ -2,7 +2,8 @@
 
 48 kHz itself starts at 32 kbps (MPEG-1); 8 kbps needs half the rate (24 kHz, MPEG-2) or a quarter (12 kHz, MPEG-2.5).
 Counted are whole audio frames, headers and side information included: they are part of the 8 kbps. A tag frame with the
-delay and the length is container. At the lowest bitrates lame leaves it out, and its decoder has to be told the delay.
+delay and the length is container. At the lowest bitrates lame leaves it out, and its decoder has to be told the delay. lame
+brings 32-bit float wavs to full scale, so it gets 24-bit ones.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import wave
 
 # Highest bitrate of LAME at each rate.
 RATES = {12_000: 64, 24_000: 160}
 # Samples that LAME's encoder adds in front; its decoder takes off its own 529 by itself.
 ENCODER_DELAY = 576
+FULL_SCALE = 2**23 - 1
 # Bitrates in kbps and sampling rates of MPEG-2 and 2.5, layer III, by the index in the frame header (ISO 13818-3).
 KBPS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 SAMPLING = {2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
@@ -29,7 +32,7 @@ ABOUT = {
     "weights_source": "none needed",
     "install": "apt-get install lame",
     "settings": {"kbps": 8, "rate": 12_000},
-    "notes": "whole audio frames counted; the tag frame is container",
+    "notes": "whole audio frames counted; a tag frame is container; LAME itself lowers the level by 0.4 dB",
 }
 
 
@@ -67,14 +70,18 @@ def load(settings, weights, device):
     kbps, rate = str(settings["kbps"]), settings["rate"]
 
     def code(audio, request):
-        coded, output = request["payload"] + ".mp3", request["output"]
+        source, coded, output = request["payload"] + ".wav", request["payload"] + ".mp3", request["output"]
+        whole = np.round(np.clip(audio, -1.0, 1.0) * FULL_SCALE).astype("<i4")
+        with wave.open(source, "wb") as file:
+            file.setparams((1, 3, rate, 0, "NONE", ""))
+            file.writeframes(whole.view(np.uint8).reshape(-1, 4)[:, :3].tobytes())
         if lame:
             told = ["-b", kbps, "--cbr", "-m", "m", "--resample", str(rate / 1000)]
-            _run(["lame", "--quiet", *told, request["input"], coded])
+            _run(["lame", "--quiet", *told, source, coded])
             _run(["lame", "--quiet", "--decode", "--decode-mp3delay", str(ENCODER_DELAY), coded, output])
         else:
             told = ["-c:a", "libmp3lame", "-b:a", kbps + "k", "-ar", str(rate), "-ac", "1"]
-            _run(["ffmpeg", "-v", "error", "-y", "-i", request["input"], *told, coded])
+            _run(["ffmpeg", "-v", "error", "-y", "-i", source, *told, coded])
             _run(["ffmpeg", "-v", "error", "-y", "-i", coded, "-c:a", "pcm_f32le", output])
         with open(coded, "rb") as file:
             data = file.read()
