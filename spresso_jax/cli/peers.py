@@ -86,7 +86,8 @@ def _state(name: str, known: dict[str, str]) -> str:
     """Ready, or what is missing."""
     import tempfile
 
-    from spresso_jax.evaluate.peers.adapter import PROGRAMS, Child, PeerError, make_peer
+    from spresso_jax.evaluate.peers.adapter import PROGRAMS, make_peer
+    from spresso_jax.evaluate.peers.process import Child, PeerError
 
     if name not in PROGRAMS and "python" not in known:
         return f"not asked, give --python {name}=PATH"

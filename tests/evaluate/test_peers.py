@@ -15,7 +15,8 @@ from data_pipeline.audio_files import read_audio
 from spresso_jax.cli.main import app
 from spresso_jax.evaluate.decoded import Clip
 from spresso_jax.evaluate.peers import adapter, environments, mp3, opus, record
-from spresso_jax.evaluate.peers.adapter import Peer, PeerError, code_clips, make_peer
+from spresso_jax.evaluate.peers.adapter import code_clips, make_peer
+from spresso_jax.evaluate.peers.process import CHILD, Peer, PeerError
 from spresso_jax.evaluate.systems import folder_system
 
 RNG = np.random.default_rng(0)
@@ -147,7 +148,7 @@ def test_a_hanging_peer_is_ended_with_what_it_started(tmp_path):
 def test_a_child_ends_with_its_parent_in_the_middle_of_a_clip(tmp_path):
     peer = fake(tmp_path, load="time.sleep(600)")
     settings = {"settings": {}, "weights": peer.weights, "random_weights": False, "device": "cpu"}
-    command = [sys.executable, str(adapter.CHILD), str(peer.file), json.dumps(settings)]
+    command = [sys.executable, str(CHILD), str(peer.file), json.dumps(settings)]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     child.stdin.close()
     assert child.wait(60) == 0

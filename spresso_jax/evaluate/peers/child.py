@@ -2,7 +2,7 @@
 
 It needs numpy and what the peer needs, not this project, and runs on Python 3.8 and later. It answers with one line of
 JSON when the peer is loaded, and with one more for every line of JSON on its standard input; what packages print goes to
-standard error. `adapter.py` is the parent's side and documents both kinds of lines.
+standard error. `process.py` is the parent's side and documents both kinds of lines.
 
 A peer file holds:
   ABOUT              dict: title, package, version, imports, code_licence, weights_licence, weights_source, install,

@@ -6,7 +6,8 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from spresso_jax.evaluate.peers.adapter import NAMES, PeerError
+from spresso_jax.evaluate.peers.adapter import NAMES
+from spresso_jax.evaluate.peers.process import PeerError
 
 FIELDS = ("python", "weights")
 

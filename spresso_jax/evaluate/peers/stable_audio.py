@@ -52,8 +52,6 @@ def find_weights(settings, given):
 
 def load(settings, weights, device):
     """The network, and the function that codes one clip."""
-    import os
-
     import torch
     from diffusers import AutoencoderOobleck
 
