@@ -3,7 +3,9 @@
 The parent resamples (one fixed resampler, `data_pipeline/audio_files.py`), the child codes at its native rate, and the
 parent resamples back, takes off the peer's known delay and cuts or pads to the input's length. The child hands over every
 symbol it would send; the parent counts the bits itself. `process.py` has the child, whose words go to OUT/child.log.
-Nothing is downloaded: weights lie where the peer's package keeps them or where the settings say. Source: evaluation.md sections 1 ("length contract") and 8.
+Nothing is downloaded: weights lie where the peer's package keeps them or where the settings say.
+
+Source: evaluation.md sections 1 ("length contract") and 8.
 """
 
 from __future__ import annotations
