@@ -124,28 +124,47 @@ def paired_interval(
 
 
 def statistic_interval(
-    statistic: Callable[[np.ndarray], float],
-    count: int,
+    statistic: Callable[..., float],
+    count: int | tuple[int, int],
     seed: int = 0,
     draws: int = DRAWS,
     level: float = LEVEL,
+    *,
+    centred: bool = False,
+    paired: bool = False,
 ) -> Interval:
-    """Interval of any statistic of a set of clips.
+    """Interval of any statistic of a set of clips, or of two sets.
 
     Args:
-      statistic: function of an integer array [N] of clip indices (with repetitions) to a number.
-      count: number of clips.
+      statistic: function of an integer array [N] of clip indices (with repetitions) to a number; of two such arrays when
+        `count` is a pair or `paired` is set.
+      count: number of clips, or of the clips of two independent sets.
+      centred: move the draws so that their mean is the statistic itself. For statistics such as the Frechet distance whose
+        bias depends on how many different clips there are: a draw holds fewer of them than the set, so that the plain
+        percentiles can lie wholly above the statistic. The interval then says how far it scatters, not how far it is off.
+      paired: the two sets hold the same clips, and every draw takes the same ones from both.
 
     Raises:
-      ValueError: if `count` is smaller than 1, or `draws` or `level` make no sense.
+      ValueError: if a count is smaller than 1, or `draws` or `level` make no sense.
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
+    counts = count if isinstance(count, tuple) else (count,)
+    if min(counts) < 1 or (paired and len(counts) > 1):
+        raise ValueError(f"count must be at least 1, and one number for paired sets, got {count}")
     _check(draws, level)
     rng = np.random.default_rng(seed)
-    drawn = np.array([statistic(rng.integers(0, count, count)) for _ in range(draws)], np.float64)
+    repeat = 2 if paired else 1
+    value = float(statistic(*[np.arange(n) for n in counts] * repeat))
+    drawn = np.array([statistic(*[rng.integers(0, n, n) for n in counts] * repeat) for _ in range(draws)], np.float64)
+    if centred:
+        drawn += value - np.nanmean(drawn)
+    low, high = percentiles(drawn, level)
+    return Interval(value, low, high, min(counts))
+
+
+def percentiles(drawn: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """Ends of the percentile interval of draws [B]; draws that are nan are left out."""
     low, high = np.nanquantile(drawn, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-    return Interval(float(statistic(np.arange(count))), float(low), float(high), count)
+    return float(low), float(high)
 
 
 def _check(draws: int, level: float) -> None:

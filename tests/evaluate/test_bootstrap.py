@@ -77,3 +77,24 @@ def test_interval_survives_json():
 def test_arguments_that_make_no_sense_are_refused(call):
     with pytest.raises(ValueError):
         call()
+
+
+def test_two_sets_are_drawn_apart_or_together_when_paired():
+    first, second = np.arange(30.0), np.arange(30.0) + 1.0
+    apart = statistic_interval(lambda x, y: float(second[y].mean() - first[x].mean()), (30, 30), draws=200)
+    together = statistic_interval(lambda x, y: float(second[y].mean() - first[x].mean()), 30, draws=200, paired=True)
+    assert apart.mean == together.mean == 1.0
+    assert together.high - together.low < 1e-9 < 1.0 < apart.high - apart.low
+
+
+def test_centred_interval_holds_a_statistic_whose_draws_are_biased():
+    """How many different clips there are: never as many in a draw as in the set."""
+    values = np.random.default_rng(5).normal(size=80)
+
+    def statistic(rows):
+        return len(set(rows)) / 80 + float(values[rows].mean())
+
+    plain, centred = (statistic_interval(statistic, 80, draws=300, centred=c) for c in (False, True))
+    assert plain.high < plain.mean == centred.mean
+    assert centred.low < centred.mean < centred.high
+    assert centred.high - centred.low == pytest.approx(plain.high - plain.low)
