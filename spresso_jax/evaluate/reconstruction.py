@@ -10,10 +10,14 @@ Gray and Markel, Distance measures for speech processing (log-spectral distance)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from scipy import signal as scipy_signal
 
 from spresso_jax.audio.mel import mel_filters
+from spresso_jax.evaluate import bootstrap
+from spresso_jax.evaluate.score import Score
 from spresso_jax.shapes import SAMPLE_RATE
 
 DAC_MEL_SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))
@@ -84,6 +88,115 @@ def _at_unit_peak(signal: np.ndarray, zero_mean: bool) -> tuple[np.ndarray, np.n
     peak = np.abs(signal).max(axis=-1, keepdims=True)
     silent = peak <= 1e-12 * before
     return signal / np.where(silent, 1.0, peak), silent[..., 0]
+
+
+def is_silent(signal: np.ndarray, *, zero_mean: bool = True) -> np.ndarray:
+    """[...] True where nothing is left of [..., S] but a constant (`zero_mean`) or zeros: the rule of `si_sdr`."""
+    return _at_unit_peak(np.asarray(signal, np.float64), zero_mean)[1]
+
+
+def constant_delay(references: Sequence[np.ndarray], estimates: Sequence[np.ndarray], max_delay: int) -> int:
+    """The one delay of a system: where the squared cosine of estimate and reference is largest on average over clips.
+
+    One delay for all clips, because a codec's is constant; a search for each clip would flatter noise.
+
+    Args:
+      references, estimates: clips [S_i] in pairs of equal length; silent ones say nothing.
+      max_delay: samples searched either way.
+
+    Returns:
+      Samples by which the estimates are late (negative: early); the smallest of equally good ones, 0 when all are silent.
+
+    Raises:
+      ValueError: if the pairs do not fit, or `max_delay` is negative or not below half of the shortest clip.
+    """
+    _check_pairs(references, estimates, max_delay)
+    agreement = np.zeros(2 * max_delay + 1)
+    for reference, estimate in zip(references, estimates, strict=True):
+        (r, silent_r), (e, silent_e) = (_at_unit_peak(np.asarray(x, np.float64), True) for x in (reference, estimate))
+        if silent_r or silent_e:
+            continue
+        correlation = scipy_signal.correlate(e, r, method="fft")[r.size - 1 - max_delay : r.size + max_delay]
+        agreement += correlation**2 / (np.sum(r * r) * np.sum(e * e))
+    lags = np.arange(-max_delay, max_delay + 1)
+    best = np.flatnonzero(agreement >= agreement.max() * (1.0 - 1e-12))
+    return int(lags[best[np.argmin(np.abs(lags[best]))]])
+
+
+def without_delay(reference: np.ndarray, estimate: np.ndarray, delay: int) -> tuple[np.ndarray, np.ndarray]:
+    """The parts of two clips [S] that overlap once the estimate, late by `delay` samples, is moved back."""
+    stop = reference.shape[-1] - abs(delay)
+    return reference[max(-delay, 0) :][:stop], estimate[max(delay, 0) :][:stop]
+
+
+def si_sdr_score(
+    references: Sequence[np.ndarray],
+    estimates: Sequence[np.ndarray],
+    names: Sequence[str],
+    *,
+    zero_mean: bool = True,
+    max_delay: int = 0,
+    draws: int = bootstrap.DRAWS,
+    level: float = bootstrap.LEVEL,
+    seed: int = 0,
+) -> tuple[Score, np.ndarray]:
+    """Mean SI-SDR over clips as a record, and the value of every clip.
+
+    Rules: a silent reference leaves the clip out, counted; a silent estimate counts as SILENT_ESTIMATE_DB, counted as well; an
+    optional constant delay is found once for the whole system and recorded.
+
+    Args:
+      references, estimates: clips [S_i] at one rate, in pairs of equal length.
+      names: of the clips.
+      max_delay: samples searched either way; 0 compares the clips as they are.
+
+    Returns:
+      (record, [N] dB with nan where the clip was left out).
+
+    Raises:
+      ValueError: if the pairs do not fit, a sample is not finite, or every reference is silent.
+    """
+    _check_pairs(references, estimates, max_delay)
+    if len(names) != len(references):
+        raise ValueError(f"{len(names)} names for {len(references)} clips")
+    for name, reference, estimate in zip(names, references, estimates, strict=True):
+        for role, x in (("reference", reference), ("estimate", estimate)):
+            if not np.isfinite(x).all():
+                raise ValueError(f"clip {name!r}: the {role} has samples that are not finite")
+    delay = constant_delay(references, estimates, max_delay) if max_delay else 0
+    values, silent_references, silent_estimates = np.full(len(names), np.nan), [], []
+    for i, (reference, estimate) in enumerate(zip(references, estimates, strict=True)):
+        reference, estimate = without_delay(np.asarray(reference), np.asarray(estimate), delay)
+        values[i] = si_sdr(reference, estimate, zero_mean=zero_mean)
+        if is_silent(reference, zero_mean=zero_mean):
+            silent_references.append(names[i])
+        elif is_silent(estimate, zero_mean=zero_mean):
+            silent_estimates.append(names[i])
+    if len(silent_references) == len(names):
+        raise ValueError("every reference is silent: SI-SDR has nothing to compare with")
+    interval = bootstrap.mean_interval(values, seed, draws, level)
+    silent = len(silent_estimates)
+    score = Score(
+        metric="SI-SDR",
+        value=interval.mean,
+        low=interval.low,
+        high=interval.high,
+        options={
+            "statistic": "mean over clips",
+            "zero_mean": zero_mean,
+            "epsilon": 0.0,
+            "silent_reference": "left out",
+            "silent_estimate_db": SILENT_ESTIMATE_DB,
+            "ceiling_db": IDENTICAL_DB,
+            "delay": {"searched_samples": max_delay, "removed_samples": delay, "per": "system"},
+            "bootstrap": {"draws": draws, "level": level, "seed": seed, "unit": "clip", "kind": "percentile"},
+        },
+        counts={"clips": interval.count, "silent_estimates": silent},
+        exclusions={"silent reference": silent_references},
+        details={"median": interval.median},
+        notes=[f"{silent} silent estimates count as {SILENT_ESTIMATE_DB:g} dB"] if silent else [],
+    )
+    return score, values
 
 
 def magnitude_frames(audio: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
@@ -164,3 +277,19 @@ def _pair(reference: np.ndarray, estimate: np.ndarray) -> tuple[np.ndarray, np.n
             f"{estimate.shape}"
         )
     return reference, estimate
+
+
+def _check_pairs(references: Sequence[np.ndarray], estimates: Sequence[np.ndarray], max_delay: int) -> None:
+    if len(references) != len(estimates) or not len(references):
+        raise ValueError(f"need as many estimates as references, got {len(estimates)} and {len(references)}")
+    for i, (reference, estimate) in enumerate(zip(references, estimates, strict=True)):
+        if np.ndim(reference) != 1 or np.shape(reference) != np.shape(estimate) or np.size(reference) == 0:
+            raise ValueError(
+                f"clip {i}: reference and estimate must be [S] of the same length, got {np.shape(reference)} and "
+                f"{np.shape(estimate)}"
+            )
+    shortest = min(len(reference) for reference in references)
+    if max_delay < 0 or (max_delay and 2 * max_delay >= shortest):
+        raise ValueError(
+            f"max_delay must lie between 0 and half of the shortest clip ({shortest} samples), got {max_delay}"
+        )

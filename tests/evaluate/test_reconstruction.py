@@ -98,3 +98,38 @@ def test_distances_refuse_batches_and_other_lengths():
             measure(np.zeros((1, 5)), np.zeros((1, 5)))
         with pytest.raises(ValueError, match="length"):
             measure(np.zeros(5), np.zeros(6))
+
+
+def test_score_counts_silent_clips_and_excludes_silent_references():
+    references = [SIGNAL, SIGNAL, np.zeros(9600), np.full(9600, 0.1)]
+    estimates = [with_noise(10.0), np.zeros(9600), SIGNAL, np.zeros(9600)]
+    score, values = r.si_sdr_score(references, estimates, ["a", "b", "c", "d"])
+    assert score.exclusions == {"silent reference": ("c", "d")}
+    assert score.counts == {"clips": 2, "silent_estimates": 1}
+    assert values[:2] == pytest.approx([10.0, r.SILENT_ESTIMATE_DB]) and np.isnan(values[2:]).all()
+    assert score.value == pytest.approx((10.0 + r.SILENT_ESTIMATE_DB) / 2) and score.label == "SI-SDR"
+
+
+@pytest.mark.parametrize("delay", [-37, 0, 5, 480])
+def test_constant_delay_of_a_system_is_found_removed_and_recorded(delay):
+    references = [RNG.standard_normal(4800) for _ in range(3)]
+    late = [np.roll(x, delay) + 0.1 * RNG.standard_normal(4800) for x in references]
+    score, values = r.si_sdr_score([*references, np.zeros(4800)], [*late, SIGNAL[:4800]], list("abcd"), max_delay=500)
+    assert score.options["delay"] == {"searched_samples": 500, "removed_samples": delay, "per": "system"}
+    assert values[:3] == pytest.approx([20.0] * 3, abs=0.6)
+    unaligned, _ = r.si_sdr_score(references, late, list("abc"))
+    assert delay == 0 or unaligned.value < -15.0
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"names": ["a"]}, "1 names for 2 clips"),
+    ({"estimates": [SIGNAL]}, "as many estimates"),
+    ({"estimates": [SIGNAL, SIGNAL[:-1]]}, "clip 1: .*same length"),
+    ({"estimates": [SIGNAL, np.full(9600, np.nan)]}, "'b': the estimate .*not finite"),
+    ({"max_delay": 4800}, "max_delay"),
+    ({"references": [np.zeros(9600)] * 2}, "every reference is silent"),
+])
+def test_clips_that_cannot_be_compared_are_refused(change, message):
+    arguments = {"references": [SIGNAL, SIGNAL], "estimates": [SIGNAL, SIGNAL], "names": ["a", "b"], **change}
+    with pytest.raises(ValueError, match=message):
+        r.si_sdr_score(**arguments)
