@@ -223,14 +223,15 @@ def kad_scores(
     if bandwidth_from not in BANDWIDTHS_FROM:
         raise ValueError(f"bandwidth_from must be one of {BANDWIDTHS_FROM}, got {bandwidth_from!r}")
     reference, evaluation, exclusions = usable(reference, evaluation, paired)
-    chosen = {"from": "fixed", "value": bandwidth}
+    chosen, squares = {"from": "fixed", "value": bandwidth}, {}
     if bandwidth is None:
         side = reference if bandwidth_from == "reference" else evaluation
         median = median_distance(side.rows, seed=seed, role=bandwidth_from)
+        squares[f"{bandwidth_from}_squares"] = median.squares
         pairs = "all" if median.pairs is None else {"random": median.pairs, "seed": median.seed}
         chosen = {"from": bandwidth_from, "statistic": "lower median, float32", "value": median.value, "pairs": pairs}
     kernel = Kernel(chosen["value"], kind, precision)
-    means = kernel_means(reference.rows, evaluation.rows, kernel, paired=paired)
+    means = kernel_means(reference.rows, evaluation.rows, kernel, paired=paired, **squares)
     options = {
         "scale": scale,
         "kernel": kind,

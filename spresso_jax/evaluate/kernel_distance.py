@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,8 +26,9 @@ SCALE = 100.0
 KERNELS = ("gaussian", "iq", "imq")
 PRECISIONS = ("float64", "float32")
 BANDWIDTH_EPSILON = 1e-8
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 512
 EXACT_MEDIAN_ROWS = 8000
+KEPT_ROWS = 2500
 MEDIAN_PAIRS = 1_000_000
 
 
@@ -39,11 +40,13 @@ class Bandwidth:
       value: the lower of the two middle distances where their number is even (as torch.median), rounded to float32.
       pairs: how many random pairs it rests on; None when on all pairs.
       seed: of these pairs, None when on all pairs.
+      squares: [n (n - 1) / 2] the squared distances, float64, of sets small enough to keep them for the kernel.
     """
 
     value: float
     pairs: int | None = None
     seed: int | None = None
+    squares: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def median_distance(
 
     Args:
       rows: [n, D].
-      exact_rows: up to so many rows all pairs count (4 bytes a pair: 128 MB at 8000 rows).
+      exact_rows: up to so many rows all pairs count (4 bytes a pair: 128 MB at 8000 rows; 12 bytes up to KEPT_ROWS).
       pairs: random pairs of a larger set; a million put the median within about 0.05 % of the distances' ranks.
       seed: of these pairs.
 
@@ -160,7 +163,7 @@ def median_distance(
     count = len(rows)
     if count <= exact_rows:
         centred = rows - rows.mean(axis=0, dtype=np.float64)
-        squares = np.empty(count * (count - 1) // 2, np.float32)
+        squares = np.empty(count * (count - 1) // 2, np.float64 if count <= KEPT_ROWS else np.float32)
         filled = 0
         for first, second, exponents in _exponent_blocks(centred, None):
             # Every pair once: of blocks on the diagonal what lies above it.
@@ -179,17 +182,27 @@ def median_distance(
             part = slice(start, start + 16_384)
             step = rows[first[part]].astype(np.float64) - rows[second[part]]
             squares[part] = np.einsum("nd,nd->n", step, step)
-    middle = (squares.size - 1) // 2
-    squares.partition(middle)
-    return Bandwidth(float(np.sqrt(max(squares[middle], np.float32(0.0)))), pairs, seed)
+    kept, middle = (squares if squares.dtype == np.float64 else None), (squares.size - 1) // 2
+    ordered = squares.astype(np.float32, copy=kept is not None)
+    ordered.partition(middle)
+    return Bandwidth(float(np.sqrt(ordered[middle])), pairs, seed, kept)
 
 
-def kernel_means(reference: np.ndarray, evaluation: np.ndarray, kernel: Kernel, *, paired: bool = False) -> KernelMeans:
+def kernel_means(
+    reference: np.ndarray,
+    evaluation: np.ndarray,
+    kernel: Kernel,
+    *,
+    paired: bool = False,
+    reference_squares: np.ndarray | None = None,
+    evaluation_squares: np.ndarray | None = None,
+) -> KernelMeans:
     """Sums of the kernel within and across two sets, in O(n) memory.
 
     Args:
       reference, evaluation: [m, D], [n, D].
       paired: row i of one belongs to row i of the other.
+      reference_squares, evaluation_squares: `Bandwidth.squares` of a set, which save its products.
 
     Raises:
       ValueError: if the widths differ, paired sets have unequal numbers of rows, or `finite_rows` refuses a set.
@@ -197,7 +210,12 @@ def kernel_means(reference: np.ndarray, evaluation: np.ndarray, kernel: Kernel, 
     x, y = _both(reference, evaluation, paired)
     m, n = len(x), len(y)
     x, y = kernel.scaled(x, y)
-    within = [sum(twice * _total(k) for _, _, k, twice in kernel_blocks(kernel, rows)) for rows in (x, y)]
+    within = [
+        sum(twice * _total(k) for _, _, k, twice in kernel_blocks(kernel, rows))
+        if squares is None
+        else 2.0 * _total(kernel.of_exponents((-kernel.gamma * squares).astype(kernel.precision, copy=False)))
+        for rows, squares in ((x, reference_squares), (y, evaluation_squares))
+    ]
     across = sum(_total(k) for _, _, k, _ in kernel_blocks(kernel, x, y))
     own = math.nan
     if paired:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spresso_jax.evaluate import frechet_distance as module
 from spresso_jax.evaluate.frechet_distance import (
     Moments,
     frechet_distance,
@@ -70,8 +71,23 @@ def test_redrawn_rows_count_as_often_as_they_were_drawn():
     drawn = RNG.integers(0, 30, 25)
     ours, plain = gaussian(rows, "set", drawn), gaussian(rows[drawn])
     np.testing.assert_allclose(ours.mean, plain.mean, atol=1e-14)
-    np.testing.assert_allclose(ours.factor.T @ ours.factor, plain.factor.T @ plain.factor, atol=1e-13)
+    np.testing.assert_allclose(ours.covariance, plain.covariance, atol=1e-13)
     assert frechet_distance(gaussian(rows, "set", np.zeros(4, int)), gaussian(rows, "set", np.zeros(9, int))) == 0.0
+
+
+def test_eigenvalues_are_used_only_where_they_give_what_the_singular_values_give(monkeypatch):
+    """Well-conditioned sets take the fast way, dependent columns and equal sets the exact one; both agree."""
+    x, y = RNG.standard_normal((80, 5)), 0.5 * RNG.standard_normal((70, 5)) + 1.0
+    taken = []
+    fast = module._trace_root_by_eigenvalues
+    monkeypatch.setattr(module, "_trace_root_by_eigenvalues", lambda *a: taken.append(fast(*a)) or taken[-1])
+    dependent = np.concatenate([x, x[:, :1] + x[:, 1:2]], axis=1)
+    shrunk = np.concatenate([y, 1e-9 * y[:, :1] ** 2], axis=1)
+    sets = ((x, y), (dependent, shrunk), (shrunk, dependent), (x, x), (x[:5], y))
+    values = [frechet_distance(*pair) for pair in sets]
+    assert taken[0] is not None and taken[1:] == [None] * 4
+    monkeypatch.setattr(module, "_trace_root_by_eigenvalues", lambda *a: None)
+    assert values == pytest.approx([frechet_distance(*pair) for pair in sets], rel=1e-10, abs=1e-13)
 
 
 @pytest.mark.parametrize(("call", "message"), [

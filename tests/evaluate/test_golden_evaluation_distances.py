@@ -58,6 +58,12 @@ def check_kad(where: str, data: dict[str, np.ndarray]) -> int:
             ours = SCALE * kernel_means(x, y, kernel).unbiased
             assert ours == pytest.approx(float(expected), abs=KAD_TOLERANCE[precision]), f"{where}: {key}"
             checked += 1
+    if "bandwidth_from_y_kadtk" in data and (expected := data.get("kad_kadtk_gaussian_bw_eval_f64")) is not None:
+        # The whole way as kadtk's default goes it; a bandwidth that differs in its last bit moves the number by 1e-7.
+        median = median_distance(y)
+        ours = SCALE * kernel_means(x, y, Kernel(median.value), evaluation_squares=median.squares).unbiased
+        assert ours == pytest.approx(float(expected), rel=3e-7, abs=1e-6), f"{where}: KAD with our bandwidth"
+        checked += 1
     if "ref" in bandwidths:
         m, n = len(x), len(y)
         means = kernel_means(x, y, Kernel(bandwidths["ref"]), paired=m == n)

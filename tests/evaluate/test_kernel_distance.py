@@ -37,6 +37,8 @@ def test_blockwise_means_are_the_plain_formula(block, kind):
     within = (xx.sum() - 37) / (37 * 36) + (yy.sum() - 29) / (29 * 28)
     assert means.unbiased == pytest.approx(within - 2 * xy.mean(), abs=1e-13)
     assert np.isnan(means.paired)
+    kept = {"reference_squares": median_distance(X).squares, "evaluation_squares": median_distance(Y).squares}
+    assert kernel_means(X, Y, kernel, **kept).unbiased == pytest.approx(means.unbiased, abs=1e-13)
     assert kernel_means(X[:29], Y, kernel, paired=True).paired == pytest.approx(
         plain_paired(X[:29], Y, kernel), abs=1e-13
     )
