@@ -214,8 +214,9 @@ def kad_scores(
         code does), with which every system is measured by another yardstick.
       bandwidth: a fixed one instead.
       kind, precision: see `Kernel`.
-      draws: of the clip bootstrap, 0 for none.
-      permutations: of the test "differs from the reference", 0 for none.
+      draws: of the clip bootstrap, 0 for none. Costs as much as the distance itself in an embedding of twice so many
+        dimensions: take fewer for tens of thousands of rows.
+      permutations: of the test "differs from the reference", 0 for none; of the same cost.
 
     Raises:
       ValueError: as `usable` and `Kernel`, or for an unknown `bandwidth_from`.

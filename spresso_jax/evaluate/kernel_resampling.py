@@ -1,7 +1,7 @@
 """How far a kernel distance scatters, and whether two sets differ at all: bootstrap and permutation by clip.
 
 Every draw is a quadratic form w^T K w of clip weights or signs, so that thousands of draws share one pass over the
-kernel's blocks: 2 n^2 B operations a matrix for B draws, next to 2 n^2 D for the kernel itself.
+kernel's blocks: 2 n^2 B operations a matrix for B draws, next to 2 n^2 D for the kernel itself, and 8 n B bytes a set.
 
 A bootstrap set holds clips several times. Pairs of copies of one clip (kernel 1, or the clip's own windows) are no pairs
 of different clips and stay out, else every draw would be too large by about 2 / n; pairs within one copy stay in.
@@ -123,7 +123,7 @@ def _swapped(
     """[1 + permutations] paired MMD^2: swapping clip i changes the sign of its terms with all other clips."""
     signs = generator.choice([-1.0, 1.0], (permutations + 1, reference.clips))
     signs[0] = 1.0
-    by_row = signs[:, reference.clip_of_row]
+    by_row = _by_row(signs, reference)
     x, y = kernel.scaled(reference.rows, evaluation.rows)
     total = np.zeros(permutations + 1)
     for first, second, values, twice in kernel_blocks(kernel, x):
@@ -180,7 +180,7 @@ def _weighted_mean(
       zero_diagonal: leave k(x_i, y_i) out.
     """
     clips = [side.clip_of_row for side in sides]
-    by_row = [w[:, clip] for w, clip in zip(weights, clips, strict=True)]
+    by_row = [_by_row(w, side) for w, side in zip(weights, sides, strict=True)]
     total, own = np.zeros(len(weights[0])), np.zeros(sides[0].clips)
     for first, second, values, twice in kernel_blocks(kernel, *rows):
         if zero_diagonal:
@@ -202,6 +202,11 @@ def _weighted_mean(
         total += weights[0] @ own
     # A draw of one clip of one row over and over has no pair at all: nan, which the percentiles leave out.
     return np.divide(total, pairs, out=np.full_like(total, np.nan), where=pairs > 0)
+
+
+def _by_row(by_clip: np.ndarray, side: EmbeddedSet) -> np.ndarray:
+    """[B, R] from [B, C]; the same array where every clip has one row."""
+    return by_clip if len(side.rows) == side.clips else by_clip[:, side.clip_of_row]
 
 
 def _form(left: np.ndarray, values: np.ndarray, right: np.ndarray) -> np.ndarray:

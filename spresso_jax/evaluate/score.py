@@ -44,7 +44,6 @@ MEASURES = {
         Measure("FAD-inf", "", "lower", True),
         Measure("FAD-inf-two-sided", "", "lower", True),
         Measure("KAD", "", "lower", True),
-        Measure("KAD-inf", "", "lower", True),
         Measure("KAD-paired", "", "lower", True),
         Measure("similarity", "", "higher", True),
         Measure("SI-SDR", "dB", "higher", False),

@@ -119,6 +119,7 @@ def test_similarity_of_one_row_clips_is_the_cosine_and_its_floor_the_mean_over_o
     (lambda: EmbeddedSet.of(np.zeros((3, 2)), ["a", "b", "a"], role="reference"), "two clips are called 'a'"),
     (lambda: EmbeddedSet.of(np.zeros((3, 2)), counts=[1, 1]), "3 in all"),
     (lambda: EmbeddedSet.of(np.array([["a"]])), "real numbers"),
+    (lambda: fad_score(REFERENCE, EmbeddedSet.of(np.zeros((0, 6)), role="evaluation"), SOURCE), "evaluation: 0 clips;"),
 ])
 def test_sets_that_do_not_fit_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
