@@ -54,6 +54,7 @@ def mel_filters(
     f_max: float | None = None,
     scale: str = "slaney",
     normalise: bool = True,
+    triangles: str = "hz",
 ) -> np.ndarray:
     """Triangular mel filters as float32 `[n_fft // 2 + 1, bands]` (read-only): multiply magnitudes from the left.
 
@@ -65,18 +66,23 @@ def mel_filters(
       f_max: highest edge in Hz, half the sample rate when None.
       scale: 'slaney' or 'htk'.
       normalise: True divides each triangle by half its width in Hz ("slaney" area normalisation).
+      triangles: 'hz' for sides that are straight in Hz (librosa), 'mel' for sides straight in mel (VGGish, Essentia).
 
     Raises:
-      ValueError: if the edges are not 0 <= f_min < f_max <= sample_rate / 2, or the scale is unknown.
+      ValueError: if the edges are not 0 <= f_min < f_max <= sample_rate / 2, or the scale or the triangles are unknown.
     """
+    if triangles not in ("hz", "mel"):
+        raise ValueError(f"triangles must be 'hz' or 'mel', got {triangles!r}")
     top = sample_rate / 2.0 if f_max is None else float(f_max)
     if not 0.0 <= f_min < top <= sample_rate / 2.0:
         raise ValueError(f"need 0 <= f_min < f_max <= {sample_rate / 2}, got f_min {f_min} and f_max {top}")
     bins = np.arange(n_fft // 2 + 1) * (sample_rate / n_fft)
-    edges = mel_to_hz(np.linspace(hz_to_mel(f_min, scale=scale), hz_to_mel(top, scale=scale), bands + 2), scale=scale)
-    width = np.diff(edges)
-    rising = (bins[:, None] - edges[None, :-2]) / width[None, :-1]
-    falling = (edges[None, 2:] - bins[:, None]) / width[None, 1:]
+    mels = np.linspace(hz_to_mel(f_min, scale=scale), hz_to_mel(top, scale=scale), bands + 2)
+    edges = mel_to_hz(mels, scale=scale)
+    at, corners = (bins, edges) if triangles == "hz" else (hz_to_mel(bins, scale=scale), mels)
+    width = np.diff(corners)
+    rising = (at[:, None] - corners[None, :-2]) / width[None, :-1]
+    falling = (corners[None, 2:] - at[:, None]) / width[None, 1:]
     filters = np.maximum(0.0, np.minimum(rising, falling))
     if normalise:
         filters = filters * (2.0 / (edges[2:] - edges[:-2]))[None, :]

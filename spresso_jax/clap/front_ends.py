@@ -64,13 +64,16 @@ class FrontEnd:
         return self.samples // self.hop + 1
 
 
-def fit_length(audio: Array, front_end: FrontEnd) -> Array:
+def fit_length(audio: Array | np.ndarray, front_end: FrontEnd) -> Array | np.ndarray:
     """Brings `[B, S]` audio to `[B, front_end.samples]` by cropping, tiling or padding with zeros.
+
+    A NumPy array stays one, so that clips of many lengths compile nothing.
 
     Raises:
       ValueError: if the audio is empty, or the fixed crop does not fit into the clip.
     """
     target, samples = front_end.samples, audio.shape[1]
+    tile, pad = (np.tile, np.pad) if isinstance(audio, np.ndarray) else (jnp.tile, jnp.pad)
     if samples == 0:
         raise ValueError("an empty clip has no CLAP features: give at least one sample")
     if samples > target:
@@ -79,10 +82,10 @@ def fit_length(audio: Array, front_end: FrontEnd) -> Array:
             raise ValueError(f"crop {first} + {target} samples exceeds the clip of {samples}: choose a smaller crop")
         return audio[:, first : first + target]
     if front_end.short_clips == "repeat":
-        return jnp.tile(audio, (1, -(-target // samples)))[:, :target]
+        return tile(audio, (1, -(-target // samples)))[:, :target]
     if front_end.short_clips == "repeatpad":
-        audio = jnp.tile(audio, (1, target // samples))
-    return jnp.pad(audio, ((0, 0), (0, target - audio.shape[1])))
+        audio = tile(audio, (1, target // samples))
+    return pad(audio, ((0, 0), (0, target - audio.shape[1])))
 
 
 def log_mel_features(audio: Array, front_end: FrontEnd) -> Array:

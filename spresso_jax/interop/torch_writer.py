@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from spresso_jax.interop.torch_files import BFLOAT16, STORAGES
+from spresso_jax.interop.torch_pickle import BFLOAT16, STORAGES
 
 _STORAGE_OF = {np.dtype(dtype): name for name, dtype in STORAGES.items()}
 _ALIGNMENT = 64

@@ -221,3 +221,53 @@ def test_what_is_written_is_read_again_and_equal_contents_are_equal_bytes(tmp_pa
     with pytest.raises(ValueError, match="array of complex64"):
         save_torch_file(tmp_path / "a.pt", np.zeros(2, np.complex64))
     assert (tmp_path / "a.pt").read_bytes() == first and len(list(tmp_path.iterdir())) == 2
+
+
+def write_old(path, content, storages, magic=0x1950A86A20F9469CFC6C):
+    """The layout of PyTorch before 1.6; `storages` are (key, values)."""
+    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    with open(path, "wb") as stream:
+        for part in (magic, 1001, machine, content, [key for key, _ in storages]):
+            _Pickler(stream, protocol=2).dump(part)
+        for _, values in storages:
+            stream.write(struct.pack("<q", values.size) + values.astype("<f4").tobytes())
+
+
+def old_tensor(key, size, stride, offset=0, count=6):
+    storage = ("storage", _Named("torch", "FloatStorage", None), key, "cpu", count, None)
+    return _Named("torch._utils", "_rebuild_tensor_v2", (storage, offset, size, stride, False, OrderedDict()))
+
+
+def test_the_layout_before_pytorch_1_6_is_read_and_checked(tmp_path):
+    path, values = tmp_path / "old.pth", np.arange(6.0)
+    state = OrderedDict(a=old_tensor("10", (3, 2), (1, 3)), b=old_tensor("9", (2,), (1,), 4), c=old_tensor("9", (1,), (1,)))
+    write_old(path, state, [("10", values), ("9", values + 10)])
+    read = read_tensors(path)
+    np.testing.assert_array_equal(read["a"], values.reshape(2, 3).T)
+    np.testing.assert_array_equal(read["b"], [14, 15])
+    np.testing.assert_array_equal(read["c"], [10])
+    whole = path.read_bytes()
+    for cut in (1, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(TorchFileError):
+            load_torch_file(path)
+    for storages in ([("10", values)], [("10", values[:5]), ("9", values)], [("10", values), ("11", values)]):
+        write_old(path, state, storages)
+        with pytest.raises(TorchFileError):
+            load_torch_file(path)
+    write_old(path, {"a": old_tensor("1", (2**40,), (1,), count=2**40)}, [])
+    with pytest.raises(TorchFileError):
+        load_torch_file(path)
+    write_old(path, [_Named(os.system.__module__, "system", ("touch x",))], [])
+    with pytest.raises(TorchFileError, match="only tensors"):
+        load_torch_file(path)
+
+
+def test_numpy_numbers_are_read_and_other_numpy_objects_are_not(tmp_path):
+    write(tmp_path / "a.pt", ({"n": np.int64(82), "x": np.float32(0.5), "b": np.bool_(True)}, tensor((6,), (1,))), DATA)
+    numbers, values = load_torch_file(tmp_path / "a.pt")
+    assert numbers == {"n": 82, "x": 0.5, "b": True} and values.shape == (6,)
+    for stranger in (np.array([1, 2]), np.datetime64("2020-01-01"), np.array([{}], object)[0:1]):
+        write(tmp_path / "a.pt", {"n": stranger}, DATA)
+        with pytest.raises(TorchFileError):
+            load_torch_file(tmp_path / "a.pt")
