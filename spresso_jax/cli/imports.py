@@ -163,6 +163,49 @@ def qinco(
         typer.echo(f"wrote {out}; go on with: spresso quantizer encode {out} VECTORS.npy --out CODES.npy")
 
 
+@import_app.command("vggish")
+def vggish(
+    path: Annotated[Path, typer.Argument(help="vggish-10086976.pth of torchvggish's release, or the same as safetensors.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
+    dtype: Annotated[str, typer.Option(help="Storage of the weights: float32 or float16.")] = "float32",
+) -> None:
+    """Imports VGGish (Apache-2.0), the embedding of the Frechet audio distance."""
+    with user_errors():
+        from spresso_jax.checkpoints.weights import Network, save_model
+        from spresso_jax.interop.vggish import LICENCE, read_vggish
+
+        found = read_vggish(path)
+        facts = {"name": "VGGish", "licence": LICENCE, "provenance": [_origin("VGGish", found)]}
+        save_model(out, {"vggish": Network(found.config, found.params, "Vggish")}, facts, dtype=dtype)
+        typer.echo(f"{found.config['dimension']} values a row; licence: {LICENCE}")
+        typer.echo(f"wrote {out}; go on with: --embedding vggish={out}")
+
+
+@import_app.command("clap")
+def clap(
+    path: Annotated[Path, typer.Argument(help="Downloaded Hugging Face folder: config.json, model.safetensors, ...")],
+    out: Annotated[Path, typer.Option(help="Model folder to write; must not exist.")],
+    dtype: Annotated[str, typer.Option(help="Storage of the weights: float32 or float16.")] = "float32",
+) -> None:
+    """Imports an unfused LAION-CLAP (its licence stays), for evaluation and as text conditioner."""
+    with user_errors():
+        from spresso_jax.checkpoints.fingerprint import file_sha256
+        from spresso_jax.checkpoints.weights import Network, save_model
+        from spresso_jax.clap.tokenizer import Tokenizer
+        from spresso_jax.interop.clap_huggingface import read_clap_folder
+
+        config, params, tokenizer = read_clap_folder(path)
+        origin = {"imported": "LAION-CLAP", "file": "model.safetensors", "sha256": file_sha256(path / "model.safetensors")}
+        facts: dict[str, Any] = {"name": "LAION-CLAP", "licence": "see the model's page", "provenance": [origin]}
+        if tokenizer is not None:
+            facts |= {"tokenizer": Tokenizer.from_json(tokenizer).to_json(), "text_tokens": 77}
+        save_model(out, {"clap": Network(config, params, "Clap")}, facts, dtype=dtype)
+        typer.echo(f"{config['channels']} values a row, audio width {config['audio_width']}, depths {config['audio_depths']}")
+        if tokenizer is None:
+            typer.echo("warning: no tokenizer.json in the folder: captions cannot be read", err=True)
+        typer.echo(f"wrote {out}; go on with: --embedding clap={out}")
+
+
 def _woosh_autoencoder(folder: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """(network, latent statistics, provenance) of a published folder, or of the model folder made from one.
 
