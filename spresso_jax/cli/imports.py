@@ -178,7 +178,7 @@ def vggish(
         facts = {"name": "VGGish", "licence": LICENCE, "provenance": [_origin("VGGish", found)]}
         save_model(out, {"vggish": Network(found.config, found.params, "Vggish")}, facts, dtype=dtype)
         typer.echo(f"{found.config['dimension']} values a row; licence: {LICENCE}")
-        typer.echo(f"wrote {out}; go on with: --embedding vggish={out}")
+        typer.echo(f"wrote {out}: the embedding vggish={out}")
 
 
 @import_app.command("clap")
@@ -203,7 +203,7 @@ def clap(
         typer.echo(f"{config['channels']} values a row, audio width {config['audio_width']}, depths {config['audio_depths']}")
         if tokenizer is None:
             typer.echo("warning: no tokenizer.json in the folder: captions cannot be read", err=True)
-        typer.echo(f"wrote {out}; go on with: --embedding clap={out}")
+        typer.echo(f"wrote {out}: the embedding clap={out}")
 
 
 def _woosh_autoencoder(folder: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:

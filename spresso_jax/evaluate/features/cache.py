@@ -82,7 +82,7 @@ def cached_rows(
 
 
 def _write(place: Path, extractor: Extractor, keys: Sequence[bytes], rows: Rows) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors = {
         "keys": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 32),
@@ -93,7 +93,7 @@ def _write(place: Path, extractor: Extractor, keys: Sequence[bytes], rows: Rows)
     name = hashlib.sha256(b"".join(keys)).hexdigest()[:16]
     partial = place / f".{name}.{os.getpid()}.partial"
     try:
-        save_file(tensors, str(partial), metadata={"spresso": json.dumps(extractor.to_json(), sort_keys=True)})
+        partial.write_bytes(save(tensors, metadata={"spresso": json.dumps(extractor.to_json(), sort_keys=True)}))
         os.replace(partial, place / f"{name}{SUFFIX}")
     finally:
         partial.unlink(missing_ok=True)
