@@ -9,6 +9,9 @@ import typer
 
 from spresso_jax.cli.errors import user_errors
 
+# Tokens of a caption that LAION-CLAP was trained with.
+LONGEST_CAPTION = 77
+
 import_app = typer.Typer(help="Turn weights of other projects into model folders.", no_args_is_help=True)
 
 
@@ -195,10 +198,12 @@ def clap(
         from spresso_jax.interop.clap_huggingface import read_clap_folder
 
         config, params, tokenizer = read_clap_folder(path)
-        origin = {"imported": "LAION-CLAP", "file": "model.safetensors", "sha256": file_sha256(path / "model.safetensors")}
+        weights = path.expanduser() / "model.safetensors"
+        origin = {"imported": "LAION-CLAP", "file": weights.name, "sha256": file_sha256(weights)}
         facts: dict[str, Any] = {"name": "LAION-CLAP", "licence": "see the model's page", "provenance": [origin]}
         if tokenizer is not None:
-            facts |= {"tokenizer": Tokenizer.from_json(tokenizer).to_json(), "text_tokens": 77}
+            tokens = min(LONGEST_CAPTION, config["text_positions"] - 2)
+            facts |= {"tokenizer": Tokenizer.from_json(tokenizer).to_json(), "text_tokens": tokens}
         save_model(out, {"clap": Network(config, params, "Clap")}, facts, dtype=dtype)
         typer.echo(f"{config['channels']} values a row, audio width {config['audio_width']}, depths {config['audio_depths']}")
         if tokenizer is None:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from spresso_jax.interop.foreign_tensors import read_tensors
+
 # Buffers that hold no knowledge: index tables that our modules compute, and a counter of training batches.
 IGNORED = ("position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked")
 LAION_IGNORED = (
@@ -258,11 +260,9 @@ def read_clap_folder(folder: str | Path) -> tuple[dict, dict, str | None]:
     Reads `config.json`, `model.safetensors` and, if present, `preprocessor_config.json` and `tokenizer.json`.
 
     Raises:
-      ValueError: if a file is missing, or the model is not an unfused CLAP.
+      ValueError: if a file is missing or damaged, or the model is not an unfused CLAP.
     """
-    from safetensors.numpy import load_file
-
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} is missing: download the whole model folder, with safetensors weights")
@@ -272,5 +272,5 @@ def read_clap_folder(folder: str | Path) -> tuple[dict, dict, str | None]:
         json.loads((folder / "config.json").read_text(encoding="utf-8")),
         json.loads(preprocessor.read_text(encoding="utf-8")) if preprocessor.is_file() else None,
     )
-    params = clap_params(load_file(folder / "model.safetensors"), config)
+    params = clap_params(read_tensors(folder / "model.safetensors"), config)
     return config, params, tokenizer.read_text(encoding="utf-8") if tokenizer.is_file() else None

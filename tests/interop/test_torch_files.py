@@ -1,8 +1,6 @@
 """Reader and writer of PyTorch files: refuse code, survive damage, read views, ask for no more memory than is due."""
 
-import io
 import os
-import pickle
 import struct
 import zipfile
 from collections import OrderedDict
@@ -10,57 +8,11 @@ from collections import OrderedDict
 import ml_dtypes
 import numpy as np
 import pytest
+from torch_file_writer import Named, old_tensor, tensor, write, write_old
 
 from spresso_jax.interop.foreign_tensors import read_tensors
 from spresso_jax.interop.torch_files import TorchFileError, load_torch_file
 from spresso_jax.interop.torch_writer import save_torch_file
-
-
-class _Named:
-    """Pickles as the global `module.name` called with `arguments`."""
-
-    def __init__(self, module, name, arguments):
-        self.stream = module, name, arguments
-
-
-class _Pickler(pickle._Pickler):
-    """Writes storages as persistent ids and `_Named` as a call, as torch.save does."""
-
-    def persistent_id(self, item):
-        if isinstance(item, tuple) and item and item[0] == "storage":
-            return item
-        return None
-
-    def save(self, item, save_persistent_id=True):
-        if isinstance(item, _Named):
-            module, name, arguments = item.stream
-            self.write(pickle.GLOBAL + f"{module}\n{name}\n".encode())
-            if arguments is not None:
-                super().save(arguments)
-                self.write(pickle.REDUCE)
-            return
-        if isinstance(item, tuple) and item and item[0] == "storage":
-            self.write(pickle.MARK)
-            for part in item:
-                self.save(part)
-            self.write(pickle.TUPLE + pickle.BINPERSID)
-            return
-        super().save(item, save_persistent_id)
-
-
-def write(path, content, data=b""):
-    stream = io.BytesIO()
-    _Pickler(stream, protocol=2).dump(content)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", stream.getvalue())
-        archive.writestr("archive/byteorder", "little")
-        archive.writestr("archive/data/0", data)
-
-
-def tensor(size, stride, offset=0, count=6, kind="FloatStorage"):
-    storage = ("storage", _Named("torch", kind, None), "0", "cpu", count)
-    return _Named("torch._utils", "_rebuild_tensor_v2", (storage, offset, size, stride, False, None))
-
 
 DATA = struct.pack("<6f", *range(6))
 
@@ -84,7 +36,7 @@ def test_bfloat16_is_read_bit_by_bit(tmp_path):
 
 def test_a_file_that_names_code_is_refused_and_nothing_runs(tmp_path):
     target = tmp_path / "touched"
-    write(tmp_path / "a.pt", [_Named(os.system.__module__, "system", (f"touch {target}",))])
+    write(tmp_path / "a.pt", [Named(os.system.__module__, "system", (f"touch {target}",))])
     with pytest.raises(TorchFileError, match="only tensors"):
         load_torch_file(tmp_path / "a.pt")
     assert not target.exists()
@@ -223,21 +175,6 @@ def test_what_is_written_is_read_again_and_equal_contents_are_equal_bytes(tmp_pa
     assert (tmp_path / "a.pt").read_bytes() == first and len(list(tmp_path.iterdir())) == 2
 
 
-def write_old(path, content, storages, magic=0x1950A86A20F9469CFC6C):
-    """The layout of PyTorch before 1.6; `storages` are (key, values)."""
-    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
-    with open(path, "wb") as stream:
-        for part in (magic, 1001, machine, content, [key for key, _ in storages]):
-            _Pickler(stream, protocol=2).dump(part)
-        for _, values in storages:
-            stream.write(struct.pack("<q", values.size) + values.astype("<f4").tobytes())
-
-
-def old_tensor(key, size, stride, offset=0, count=6):
-    storage = ("storage", _Named("torch", "FloatStorage", None), key, "cpu", count, None)
-    return _Named("torch._utils", "_rebuild_tensor_v2", (storage, offset, size, stride, False, OrderedDict()))
-
-
 def test_the_layout_before_pytorch_1_6_is_read_and_checked(tmp_path):
     path, values = tmp_path / "old.pth", np.arange(6.0)
     state = OrderedDict(a=old_tensor("10", (3, 2), (1, 3)), b=old_tensor("9", (2,), (1,), 4), c=old_tensor("9", (1,), (1,)))
@@ -258,7 +195,7 @@ def test_the_layout_before_pytorch_1_6_is_read_and_checked(tmp_path):
     write_old(path, {"a": old_tensor("1", (2**40,), (1,), count=2**40)}, [])
     with pytest.raises(TorchFileError):
         load_torch_file(path)
-    write_old(path, [_Named(os.system.__module__, "system", ("touch x",))], [])
+    write_old(path, [Named(os.system.__module__, "system", ("touch x",))], [])
     with pytest.raises(TorchFileError, match="only tensors"):
         load_torch_file(path)
 
