@@ -31,7 +31,9 @@ class FoundVggish:
     weights_file: Path
 
 
-def vggish_from_state(state: Mapping[str, np.ndarray], source: str = "the weights") -> tuple[dict, dict, tuple[str, ...]]:
+def vggish_from_state(
+    state: Mapping[str, np.ndarray], source: str = "the weights"
+) -> tuple[dict, dict, tuple[str, ...]]:
     """Config, parameters and data types from a state dict; widths are read from the shapes.
 
     Raises:

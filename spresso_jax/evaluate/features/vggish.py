@@ -115,7 +115,9 @@ def vggish_extractor(folder: str | Path | None, batch: int = 8) -> Extractor:
     network = model.networks["vggish"]
     module = Vggish(**{name: _tuple(value) for name, value in network.config.items()})
     example = jax.ShapeDtypeStruct((1, PATCH_FRAMES, MEL_BANDS), np.float32)
-    check_shapes(network.params, jax.eval_shape(module.init, jax.random.key(0), example)["params"], "vggish.safetensors")
+    check_shapes(
+        network.params, jax.eval_shape(module.init, jax.random.key(0), example)["params"], "vggish.safetensors"
+    )
 
     def embed(params: Any, windows: Array) -> Array:
         return module.apply({"params": params}, log_mel_frames(windows))

