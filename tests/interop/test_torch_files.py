@@ -177,7 +177,9 @@ def test_what_is_written_is_read_again_and_equal_contents_are_equal_bytes(tmp_pa
 
 def test_the_layout_before_pytorch_1_6_is_read_and_checked(tmp_path):
     path, values = tmp_path / "old.pth", np.arange(6.0)
-    state = OrderedDict(a=old_tensor("10", (3, 2), (1, 3)), b=old_tensor("9", (2,), (1,), 4), c=old_tensor("9", (1,), (1,)))
+    state = OrderedDict(
+        a=old_tensor("10", (3, 2), (1, 3)), b=old_tensor("9", (2,), (1,), 4), c=old_tensor("9", (1,), (1,))
+    )
     write_old(path, state, [("10", values), ("9", values + 10)])
     read = read_tensors(path)
     np.testing.assert_array_equal(read["a"], values.reshape(2, 3).T)

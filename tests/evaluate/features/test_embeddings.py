@@ -226,9 +226,14 @@ def signal(seed, samples):
     return (fading + 0.2 * np.sin(0.002 * time * (1 + time / samples))).astype(np.float32)
 
 
+def package_files(name):
+    """Golden files made with the package; they lie in the project alone."""
+    return families("evaluation", f"{name}_package") or pytest.skip(f"no golden file of the family {name}_package")
+
+
 @pytest.mark.golden
 def test_the_front_end_of_aisfx_equals_essentia():
-    for path in families("evaluation", "aisfx_package"):
+    for path in package_files("aisfx"):
         golden = np.load(path)
         windows, padded = aisfx.cut_blocks(signal(int(golden["seeds"][0]), int(golden["samples"][0])))
         expected = golden["essentia_log10"]
@@ -244,7 +249,7 @@ def test_the_real_packages_give_the_rows_that_they_give_themselves(name, rate):
         extractor = load_embedding(name)
     except ValueError as error:
         pytest.skip(str(error))
-    for path in families("evaluation", f"{name}_package"):
+    for path in package_files(name):
         golden = np.load(path)
         seed, samples = int(golden["seeds"][-1] if name == "aisfx" else golden["seed"]), int(golden["samples"].flat[-1])
         rows = extractor.embed([signal(seed, samples)], rate)
