@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from spresso_jax.quantizer.qinco import Params, Qinco
-from spresso_jax.quantizer.residual_kmeans import KMeans, RowStream, residual_codebooks, stream_of
+from spresso_jax.quantizer.residual_kmeans import KMeans, residual_codebooks
 from spresso_jax.quantizer.row_statistics import official_statistics, row_statistics
+from spresso_jax.quantizer.row_stream import RowStream, stream_of
 
 STARTS = ("residual", "official")
 OFFICIAL_KMEANS = KMeans(iterations=10, seeding="box", growing=False)

@@ -21,111 +21,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from spresso_jax.quantizer.assign import smallest
 from spresso_jax.quantizer.qinco import dot
+from spresso_jax.quantizer.row_stream import Batch, RowStream
 
-TILE_ROWS = 1024
-BATCH_TILES = 8
 BOX_ROWS = 200_000  # QINCo2: the box of the start is measured on so many rows
 SEEDINGS = ("k-means++", "sampled", "box")
-
-
-class Batch(NamedTuple):
-    """One placed batch: rows [R, T, D] in T tiles of R rows, weight [R, T] (0 on padding), tiles that hold rows."""
-
-    rows: jax.Array
-    weight: jax.Array
-    tiles: int
-
-
-@dataclass(frozen=True)
-class RowStream:
-    """Vectors that are walked many times.
-
-    Attributes:
-      open: gives a fresh iterator of arrays [n, D], the same rows in the same order at every call, in random order if
-        part of the stream is to stand for all of it. Each process gives its own share, as many rows as the others.
-      dimension: D.
-      limit: rows to take, over all processes; None takes all (of a stream that ends).
-      sharding: where rows live, split on the first axis; None is the default device.
-    """
-
-    open: Callable[[], Iterable[np.ndarray]]
-    dimension: int
-    limit: int | None = None
-    sharding: NamedSharding | None = None
-
-    def parts(self) -> Iterator[np.ndarray]:
-        """This process's rows as they come, up to the limit.
-
-        Raises:
-          ValueError: if a part has another width than `dimension`.
-        """
-        left = None if self.limit is None else self.limit // jax.process_count()
-        source = iter(self.open())
-        try:
-            while left is None or left > 0:
-                part = next(source, None)
-                if part is None:
-                    return
-                if part.ndim != 2 or part.shape[1] != self.dimension:
-                    raise ValueError(
-                        f"vectors have shape {tuple(part.shape)}, but the quantizer takes [N, {self.dimension}]: give"
-                        " embeddings of that width, or set the quantizer's dimension"
-                    )
-                part = np.asarray(part[:left], np.float32)
-                left = None if left is None else left - len(part)
-                if len(part):
-                    yield part
-        finally:
-            if hasattr(source, "close"):
-                source.close()
-
-    def batches(self) -> Iterator[Batch]:
-        """All rows as batches of one shape; only the last one holds padding."""
-        devices = 1 if self.sharding is None else self.sharding.num_devices
-        tile = -(-TILE_ROWS // devices) * devices // jax.process_count()
-        size = tile * BATCH_TILES
-        waiting, count = [], 0
-        for part in self.parts():
-            waiting.append(part)
-            count += len(part)
-            if count >= size:
-                rows = np.concatenate(waiting)
-                whole = count - count % size
-                for start in range(0, whole, size):
-                    yield self._place(rows[start : start + size], tile)
-                waiting, count = [rows[whole:]], count - whole
-        if count:
-            yield self._place(np.concatenate(waiting), tile)
-
-    def _place(self, rows: np.ndarray, tile: int) -> Batch:
-        padded = np.zeros((tile * BATCH_TILES, self.dimension), np.float32)
-        padded[: len(rows)] = rows
-        weight = (np.arange(len(padded)) < len(rows)).astype(np.float32)
-        arrays = (padded.reshape(BATCH_TILES, tile, -1), weight.reshape(BATCH_TILES, tile))
-        arrays = tuple(np.ascontiguousarray(np.swapaxes(array, 0, 1)) for array in arrays)
-        if self.sharding is None:
-            placed = tuple(jnp.asarray(array) for array in arrays)
-        else:
-            placed = tuple(jax.make_array_from_process_local_data(self.sharding, array) for array in arrays)
-        return Batch(*placed, -(-len(rows) // tile))
-
-
-def stream_of(rows: np.ndarray | jax.Array, key: jax.Array, sharding: NamedSharding | None = None) -> RowStream:
-    """The rows [N, D] of an array, shuffled.
-
-    Raises:
-      ValueError: if `rows` is not [N, D].
-    """
-    rows = np.asarray(rows, np.float32)
-    if rows.ndim != 2:
-        raise ValueError(f"rows must be [N, D], got shape {rows.shape}")
-    order = np.asarray(jax.random.permutation(key, len(rows)))
-    size = TILE_ROWS * BATCH_TILES
-    return RowStream(
-        lambda: (rows[order[start : start + size]] for start in range(0, len(rows), size)),
-        rows.shape[1],
-        sharding=sharding,
-    )
 
 
 class Totals(NamedTuple):
@@ -148,26 +47,38 @@ def nearest(rows: jax.Array, table: jax.Array) -> tuple[jax.Array, jax.Array]:
     return code[:, 0], jnp.take_along_axis(score, code, axis=-1)[:, 0] + jnp.sum(jnp.square(rows), axis=-1)
 
 
-def _add_batch(totals, rows, weight, tiles, table, key):
-    """Totals with one batch added."""
+def _add_batch(axes, totals, rows, weight, noise, tiles, table):
+    """Totals with one device's part of a batch added, summed over `axes` (None: there is one device).
+
+    The two collectives are chained: free to run in any order, simulated devices that share few threads wait for each
+    other for ever.
+    """
+    codewords, dimension = table.shape
 
     def add_tile(index, carry):
-        sums, counts, errors = carry
+        sums, errors = carry
         here, valid = rows[:, index], weight[:, index]
         code, error = nearest(here, table)
-        sums = sums.at[code].add(here * valid[:, None])
-        counts = counts.at[code].add(valid)
-        return sums, counts, errors.at[:, index].set(jnp.where(valid > 0, jnp.maximum(error, 0.0), 0.0))
+        sums = sums.at[code].add(jnp.concatenate([here, jnp.ones_like(valid)[:, None]], axis=1) * valid[:, None])
+        return sums, errors.at[:, index].set(jnp.where(valid > 0, jnp.maximum(error, 0.0), 0.0))
 
-    carry = (totals.sums, totals.counts, jnp.zeros(weight.shape))
-    sums, counts, errors = jax.lax.fori_loop(0, tiles, add_tile, carry)
+    carry = (jnp.zeros((codewords, dimension + 1)), jnp.zeros(weight.shape))
+    sums, errors = jax.lax.fori_loop(0, tiles, add_tile, carry)
+    sums = jnp.concatenate([sums, jnp.full((1, dimension + 1), jnp.sum(errors))])
     # A row on its codeword has an error of rounding size only: it would seed a second cluster at the same place.
     lost = errors > 1e-6 * jnp.maximum(jnp.sum(jnp.square(rows), axis=-1), 1e-12)
-    rank = jnp.where(lost, jnp.log(jnp.maximum(errors, 1e-30)) + jax.random.gumbel(key, errors.shape), -jnp.inf)
-    ranks = jnp.concatenate([totals.spare_rank, rank.reshape(-1)])
-    candidates = jnp.concatenate([totals.spare, rows.reshape(-1, rows.shape[-1])])
-    spare_rank, kept = jax.lax.top_k(ranks, table.shape[0])
-    return Totals(sums, counts, totals.error + jnp.sum(errors), candidates[kept], spare_rank)
+    rank = jnp.where(lost, jnp.log(jnp.maximum(errors, 1e-30)) + noise, -jnp.inf).reshape(-1)
+    rank, kept = jax.lax.top_k(rank, min(codewords, rank.shape[0]))
+    spare = jnp.concatenate([rows.reshape(-1, dimension)[kept], rank[:, None]], axis=1)
+    if axes is not None:
+        sums, spare = jax.lax.optimization_barrier((jax.lax.psum(sums, axes), spare))
+        spare = jax.lax.all_gather(spare, axes, tiled=True)
+    ranks = jnp.concatenate([totals.spare_rank, spare[:, -1]])
+    spare_rank, kept = jax.lax.top_k(ranks, codewords)
+    candidates = jnp.concatenate([totals.spare, spare[:, :-1]])
+    return Totals(
+        totals.sums + sums[:-1, :-1], totals.counts + sums[:-1, -1], totals.error + sums[-1, 0], candidates[kept], spare_rank
+    )  # fmt: skip
 
 
 def _means(totals, table, key, uniform_empty):
@@ -218,15 +129,28 @@ class _Compiled(NamedTuple):
 @lru_cache(maxsize=8)
 def compiled(sharding: NamedSharding | None) -> _Compiled:
     """The passes, with their results on every device (residuals: where the rows are)."""
-    where, rows = {}, {}
+    axes, everywhere = None, {}
+    add_batch, residuals = partial(_add_batch, axes), _residuals
     if sharding is not None:
-        where, rows = {"out_shardings": NamedSharding(sharding.mesh, PartitionSpec())}, {"out_shardings": sharding}
+        axes, whole = sharding.spec[0], PartitionSpec()
+        split = {"mesh": sharding.mesh, "check_vma": False}
+        everywhere = {"out_shardings": NamedSharding(sharding.mesh, whole)}
+        inputs = (whole, sharding.spec, sharding.spec, sharding.spec, whole, whole)
+        add_batch = jax.shard_map(partial(_add_batch, axes), in_specs=inputs, out_specs=whole, **split)
+        inputs = (sharding.spec, whole, whole, whole)
+        residuals = jax.shard_map(_residuals, in_specs=inputs, out_specs=sharding.spec, **split)
+
+    def add_noisy(totals, rows, weight, tiles, table, key):
+        # Drawn for the whole batch, so that the same rows are spared on any number of devices.
+        noise = jax.random.gumbel(key, weight.shape)
+        return add_batch(totals, rows, weight, noise, tiles, table)
+
     return _Compiled(
-        jax.jit(_add_batch, **where),
-        jax.jit(_means, static_argnums=3, **where),
-        jax.jit(_residuals, **rows),
-        jax.jit(_plus_plus, static_argnums=1, **where),
-        jax.jit(lambda array: array, **where),
+        jax.jit(add_noisy, **everywhere),
+        jax.jit(_means, static_argnums=3, **everywhere),
+        jax.jit(residuals),
+        jax.jit(_plus_plus, static_argnums=1, **everywhere),
+        jax.jit(lambda array: array, **everywhere),
     )
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from spresso_jax.quantizer.residual_kmeans import RowStream, compiled
+from spresso_jax.quantizer.residual_kmeans import compiled
+from spresso_jax.quantizer.row_stream import RowStream
 
 SCALES = ("dimension", "single")
 OFFICIAL_ROWS = 100_000  # QINCo2 takes its scale from so many rows
@@ -47,22 +48,25 @@ class RowStatistics:
         return self.mean.astype(np.float32), std.astype(np.float32)
 
 
-def _moments(rows, weight):
-    """(rows that are not finite, N, mean [D], sum of squares around it [D], least [D], greatest [D])."""
+def _moments(axes, rows, weight):
+    """One line of numbers a device: rows that are not finite, N, mean, sum of squares around it, least, greatest."""
     valid = weight[..., None] > 0
     bad = jnp.sum((weight > 0) & ~jnp.all(jnp.isfinite(rows), axis=-1))
     count = jnp.sum(weight)
     mean = jnp.sum(jnp.where(valid, rows, 0.0), axis=(0, 1)) / jnp.maximum(count, 1.0)
     square = jnp.sum(jnp.where(valid, jnp.square(rows - mean), 0.0), axis=(0, 1))
     least = jnp.min(jnp.where(valid, rows, jnp.inf), axis=(0, 1))
-    return bad, count, mean, square, least, jnp.max(jnp.where(valid, rows, -jnp.inf), axis=(0, 1))
+    greatest = jnp.max(jnp.where(valid, rows, -jnp.inf), axis=(0, 1))
+    line = jnp.concatenate([jnp.stack([bad, count]), mean, square, least, greatest])[None]
+    return line if axes is None else jax.lax.all_gather(line, axes, tiled=True)
 
 
 @lru_cache(maxsize=8)
 def _compiled_moments(sharding: NamedSharding | None):
     if sharding is None:
-        return jax.jit(_moments)
-    return jax.jit(_moments, out_shardings=NamedSharding(sharding.mesh, PartitionSpec()))
+        return jax.jit(partial(_moments, None))
+    split = {"in_specs": (sharding.spec, sharding.spec), "out_specs": PartitionSpec(), "check_vma": False}
+    return jax.jit(jax.shard_map(partial(_moments, sharding.spec[0]), mesh=sharding.mesh, **split))
 
 
 def row_statistics(stream: RowStream, codewords: int = 1) -> RowStatistics:
@@ -80,19 +84,20 @@ def row_statistics(stream: RowStream, codewords: int = 1) -> RowStatistics:
     least, greatest = np.full(stream.dimension, np.inf), np.full(stream.dimension, -np.inf)
     different: set[bytes] = set()
     for batch in stream.batches():
-        found = [np.asarray(value, np.float64) for value in moments(batch.rows, batch.weight)]
-        bad, here, batch_mean, batch_square, low, high = found
-        if bad:
+        lines = np.asarray(moments(batch.rows, batch.weight), np.float64)
+        here = int(lines[:, 1].sum())
+        if lines[:, 0].any():
             raise ValueError(
-                f"{int(bad)} of the rows {count} to {count + int(here) - 1} hold NaN or infinite values: look at what"
-                " made these embeddings, or leave those rows out"
+                f"{int(lines[:, 0].sum())} of the rows {count} to {count + here - 1} hold NaN or infinite values: look at"
+                " what made these embeddings, or leave those rows out"
             )
-        total = count + int(here)
-        gap = batch_mean - mean
-        square += batch_square + np.square(gap) * count * here / total
-        mean += gap * here / total
-        count = total
-        least, greatest = np.minimum(least, low), np.maximum(greatest, high)
+        for line in lines[lines[:, 1] > 0]:
+            part, (part_mean, part_square, low, high) = int(line[1]), line[2:].reshape(4, -1)
+            gap = part_mean - mean
+            square += part_square + np.square(gap) * count * part / (count + part)
+            mean += gap * part / (count + part)
+            count += part
+            least, greatest = np.minimum(least, low), np.maximum(greatest, high)
         if len(different) < codewords:
             rows, weight = np.asarray(whole(batch.rows)), np.asarray(whole(batch.weight))
             for row in rows[weight > 0]:

@@ -17,7 +17,8 @@ import optax
 from spresso_jax.configuration import to_plain
 from spresso_jax.quantizer import assign, initialise, revival
 from spresso_jax.quantizer.qinco import Qinco
-from spresso_jax.quantizer.residual_kmeans import KMeans, RowStream
+from spresso_jax.quantizer.residual_kmeans import KMeans
+from spresso_jax.quantizer.row_stream import RowStream
 from spresso_jax.quantizer.schedule import quarter_cosine
 from spresso_jax.stages.embedding_rows import compute_rows
 from spresso_jax.train.mesh import batch_sharding, place_batch
