@@ -5,6 +5,7 @@ appendix:
 
     qinco.py            what a code means: the step network f_m, decoding, the training loss, the parameter tree
     assign.py           which code a vector gets: beam search with pre-selection, all rates from one search, use of codewords
+    row_stream.py       vectors as a stream that is opened again for every pass, sharded or held
     row_statistics.py   what the vectors are: mean, scale, fitness for training, in one pass over a stream
     residual_kmeans.py  residual k-means over streams of vectors that need not fit in memory, on one device or many
     initialise.py       where a training starts: equal to the residual k-means, or as the reference does

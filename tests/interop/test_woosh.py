@@ -163,7 +163,7 @@ def test_folders_that_are_no_model_are_refused(state, tmp_path):
     with pytest.raises(ValueError, match="neither weights.safetensors nor weights.pt"):
         read_woosh_autoencoder(tmp_path / "empty")
     (tmp_path / "empty" / "weights.pt").write_bytes(b"\x80\x04]\x94.")
-    with pytest.raises(ValueError, match="no zip file"):
+    with pytest.raises(ValueError, match="cannot be read as a PyTorch checkpoint"):
         read_woosh_autoencoder(tmp_path / "empty")
     damaged = write(tmp_path / "damaged", state)
     content = (damaged / "weights.safetensors").read_bytes()
