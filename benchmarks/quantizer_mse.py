@@ -94,7 +94,7 @@ def trained(setting: str, mode: str, seed: int, train: np.ndarray, test: np.ndar
 
     config = config_of(setting, mode, seed, overrides)
     stage, size = stage_module.build(config), config.data.batch_size
-    quantizer = Qinco(**to_plain(config.model), dimension=train.shape[1])
+    quantizer = Qinco(**to_plain(config.model))
     per_epoch = len(train) // size
 
     def draw(step: int):
