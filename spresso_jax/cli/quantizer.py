@@ -94,11 +94,13 @@ def decode(
 @quantizer_app.command()
 def report(
     model: _Model,
-    vectors: Annotated[Path, typer.Option(help="Vectors [N, D] that were not trained on, .npy.")],
+    vectors: Annotated[
+        Path, typer.Option(help="Vectors [N, D] that were not trained on: .npy, or a folder of embeddings (its val split).")
+    ],
     train_vectors: Annotated[
         Path | None,
         typer.Option(
-            help="Vectors of the training, .npy: shown beside, and needed for plain RQ and the entropy coder."
+            help="Vectors of the training, .npy or such a folder: shown beside, needed for plain RQ and the entropy coder."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the report. Default: report/quantizer of a run.")] = None,
@@ -121,7 +123,7 @@ def report(
         search = quantizer_measures.search_of(quantizer, preselect, beam)
         files = {"val": vectors} | ({"train": train_vectors} if train_vectors is not None else {})
         splits, baseline, baseline_rows = {}, None, 0
-        found = {split: vector_files.read_vectors(path, quantizer.dimension) for split, path in files.items()}
+        found = {split: vector_files.read_vectors(path, quantizer.dimension, split) for split, path in files.items()}
         if "train" in found:
             if len(found["train"]) < quantizer.codewords:
                 raise ValueError(

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.vectors import Vectors, open_vectors
+
 # Numbers (rows x codebooks x dimensions) that one block of a search may give back: 64 MB of float32.
 BLOCK_NUMBERS = 1 << 24
 BLOCK_ROWS = 8192
@@ -49,14 +51,18 @@ def read_array(path: str | Path, kinds: str = "fiu") -> np.ndarray:
     return found
 
 
-def read_vectors(path: str | Path, dimension: int) -> np.ndarray:
+def read_vectors(path: str | Path, dimension: int, split: str | None = None) -> np.ndarray | Vectors:
     """Vectors [N, D] of a `.npy` file, mapped; their values are checked as `blocks` hands them out.
 
+    Args:
+      path: the file, or with `split` a folder that `spresso data embeddings` wrote.
+      dimension: D.
+      split: the one that is read of a folder.
     Raises:
-      ValueError: as `read_array`, or if the shape is not [N, `dimension`] with N >= 1.
+      ValueError: as `read_array` and `open_vectors`, or if the shape is not [N, `dimension`] with N >= 1.
     """
-    found = read_array(path)
-    if found.ndim != 2 or found.shape[1] != dimension or not len(found):
+    found = open_vectors(path, split) if split and Path(path).is_dir() else read_array(path)
+    if len(found.shape) != 2 or found.shape[1] != dimension or not len(found):
         raise ValueError(
             f"{path} has shape {found.shape}, this quantizer codes vectors of {dimension} numbers, [N, {dimension}]:"
             " choose the vectors that it was trained on"
@@ -84,7 +90,7 @@ def block_rows(codebooks: int, dimension: int) -> int:
     return max(1, min(BLOCK_ROWS, BLOCK_NUMBERS // (codebooks * dimension)))
 
 
-def blocks(vectors: np.ndarray, path: str | Path, rows: int, every: int = 1) -> Iterator[np.ndarray]:
+def blocks(vectors: np.ndarray | Vectors, path: str | Path, rows: int, every: int = 1) -> Iterator[np.ndarray]:
     """Blocks [n, D] float32 of at most `rows` vectors, in order; of all vectors, or of one in `every`.
 
     Raises:

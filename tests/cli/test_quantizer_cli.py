@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from data_pipeline.vectors import write_split
 from spresso_jax.checkpoints.weights import Network, load_facts, save_model
 from spresso_jax.cli.main import app
 from spresso_jax.codec.description import describe_model
@@ -94,6 +95,14 @@ def test_quantizer_of_a_whole_chain_and_of_a_run_reads_other_orders_and_types(tm
     assert "An ideal entropy coder" in result.stdout
     found = json.loads((run / "report" / "quantizer" / "report.json").read_text())
     assert found["splits"]["train"]["rows"] == 20 and found["baseline"]["rows"] == 40
+    for split, rows in (("train", vectors), ("val", vectors[:20])):
+        write_split(tmp_path / "embeddings", split, [rows], {"latent_encoder": "of a test"})
+    result = program(
+        "quantizer", "report", run, "--vectors", tmp_path / "embeddings", "--train-vectors", tmp_path / "embeddings"
+    )
+    assert result.exit_code == 0, result.output
+    again = json.loads((run / "report" / "quantizer" / "report.json").read_text())
+    assert {split: again["splits"][split]["rows"] for split in again["splits"]} == {"val": 20, "train": 40}
     refused("give --out", "quantizer", "report", run / "model", "--vectors", tmp_path / "v.npy")
 
 
