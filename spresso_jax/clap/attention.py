@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def biased_attention(qkv: Array, heads: int, bias: Array) -> Array:
+def biased_attention(qkv: Array, heads: int, bias: Array | float = 0.0, *, head_major_merge: bool = False) -> Array:
     """Multi-head self-attention from stacked projections.
 
     The heads-first layout with two products is the fast form on the CPU backend, and XLA fuses it well elsewhere.
@@ -17,6 +17,8 @@ def biased_attention(qkv: Array, heads: int, bias: Array) -> Array:
       qkv: `[..., L, 3 D]`, queries, keys and values side by side, each head-major.
       heads: number of heads H; D must divide by it.
       bias: added to the scaled scores, broadcastable to `[..., H, L, L]` (a mask is a large negative bias).
+      head_major_merge: True reads the `[H, L, D / H]` results in memory order as `[L, D]`: the slip of Woosh's audio tower,
+        which its weights were trained with.
 
     Returns:
       `[..., L, D]`, heads concatenated.
@@ -34,4 +36,6 @@ def biased_attention(qkv: Array, heads: int, bias: Array) -> Array:
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) + bias
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     mixed = jnp.einsum("...qk,...kd->...qd", weights, value)
-    return jnp.moveaxis(mixed, -3, -2).reshape(*batch, length, width)
+    if not head_major_merge:
+        mixed = jnp.moveaxis(mixed, -3, -2)
+    return mixed.reshape(*batch, length, width)

@@ -16,7 +16,7 @@ from jax import Array
 from spresso_jax.clap.contrastive import INITIAL_LOG_SCALE
 from spresso_jax.clap.front_ends import FrontEnd, log_mel_features
 from spresso_jax.clap.htsat import ClapAudioTower
-from spresso_jax.clap.text_tower import ClapTextTower
+from spresso_jax.clap.text_tower import ClapTextTower, unit_length
 
 
 class ClapOutput(NamedTuple):
@@ -38,9 +38,7 @@ class Projection(nn.Module):
     def __call__(self, pooled: Array) -> Array:
         """`[B, D]` -> `[B, channels]` of unit length."""
         hidden = jax.nn.relu(nn.Dense(self.channels, dtype=self.dtype, name="fc1")(pooled))
-        joint = nn.Dense(self.channels, dtype=self.dtype, name="fc2")(hidden)
-        joint = joint.astype(jnp.promote_types(joint.dtype, jnp.float32))
-        return joint * jax.lax.rsqrt(jnp.maximum(jnp.sum(joint * joint, axis=-1, keepdims=True), 1e-24))
+        return unit_length(nn.Dense(self.channels, dtype=self.dtype, name="fc2")(hidden))
 
 
 class Clap(nn.Module):

@@ -16,12 +16,26 @@ from spresso_jax.clap.attention import biased_attention
 PAD_TOKEN = 1
 # Positions of real tokens begin after the pad's own row, which is RoBERTa's inheritance from fairseq.
 FIRST_POSITION = PAD_TOKEN + 1
+POOLINGS = ("dense", "first", "mean")
 
 
-def token_positions(tokens: Array) -> Array:
-    """Row of the position table for every token: 2, 3, ... for real tokens and 1 for padding; int32 `[B, N]`."""
-    real = (tokens != PAD_TOKEN).astype(jnp.int32)
-    return jnp.cumsum(real, axis=1) * real + PAD_TOKEN
+def unit_length(vectors: Array) -> Array:
+    """`[..., D]` divided by its length over the last axis, at least float32; zeros stay zeros."""
+    vectors = vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32))
+    return vectors * jax.lax.rsqrt(jnp.maximum(jnp.sum(vectors * vectors, axis=-1, keepdims=True), 1e-24))
+
+
+def token_positions(mask: Array, first: int = FIRST_POSITION) -> Array:
+    """Row of the position table for every token: `first`, `first` + 1, ... for real ones; int32 `[B, N]`.
+
+    Padding has the row before the first real one (1 in RoBERTa), or row 0; it is never attended to.
+
+    Args:
+      mask: bool `[B, N]`, True for real tokens.
+      first: 2 for RoBERTa, 0 for BERT.
+    """
+    real = mask.astype(jnp.int32)
+    return jnp.maximum(jnp.cumsum(real, axis=1) * real + first - 1, 0)
 
 
 class TextBlock(nn.Module):
@@ -57,10 +71,12 @@ class ClapTextTower(nn.Module):
       layers: number of blocks.
       heads: attention heads; must divide `width`.
       mlp_width: hidden width of the MLPs.
-      positions: rows of the position table; captions may have up to positions - 2 tokens.
+      positions: rows of the position table; captions may have up to positions - first_position tokens.
       norm_eps: epsilon of every LayerNorm.
       states_layer: which states are returned: -1 the last layer, -2 the one before it (Woosh's DiT reads that), ...
-      pooler: True pools with tanh(dense(first token)), False takes the first token of the last layer (Woosh).
+      pooling: of the last layer: "dense" is tanh(dense(first token)), "first" the first token (Woosh), "mean" the mean over
+        real tokens brought to unit length (sentence encoders such as MiniLM).
+      first_position: row of the position table for the first token; 2 in RoBERTa, 0 in BERT.
       dtype: "float32" or "bfloat16" for the products; parameters and norms stay float32.
     """
 
@@ -72,7 +88,8 @@ class ClapTextTower(nn.Module):
     positions: int
     norm_eps: float = 1e-5
     states_layer: int = -1
-    pooler: bool = True
+    pooling: str = "dense"
+    first_position: int = FIRST_POSITION
     dtype: str = "float32"
 
     @nn.compact
@@ -80,17 +97,19 @@ class ClapTextTower(nn.Module):
         """Runs the tower.
 
         Args:
-          tokens: int32 `[B, N]`, `<s>` 0 first, padding 1.
+          tokens: int32 `[B, N]`, the start token first.
           mask: bool `[B, N]`, True for real tokens (special tokens count); padding is never attended to.
 
         Returns:
           states `[B, N, D]` of `states_layer` (padded positions hold values too) and pooled `[B, D]`.
 
         Raises:
-          ValueError: if N exceeds the position table or `states_layer` names no layer.
+          ValueError: if N exceeds the position table, or `states_layer` or `pooling` is unknown.
         """
         length = tokens.shape[1]
-        needed = length + FIRST_POSITION
+        needed = length + self.first_position
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
         if needed > self.positions:
             raise ValueError(f"{length} tokens need {needed} positions, the tower has {self.positions}: cut captions")
         if not -self.layers <= self.states_layer <= -1:
@@ -100,7 +119,9 @@ class ClapTextTower(nn.Module):
             return nn.Embed(rows, self.width, embedding_init=nn.initializers.normal(0.02), dtype=self.dtype, name=name)
 
         embedded = table(self.vocabulary, "word_embedding")(tokens)
-        embedded += table(self.positions, "position_embedding")(token_positions(tokens))
+        embedded += table(self.positions, "position_embedding")(
+            token_positions(mask, self.first_position)
+        )
         embedded += table(1, "type_embedding")(jnp.zeros_like(tokens))
         states = nn.LayerNorm(self.norm_eps, use_fast_variance=False, dtype=self.dtype, name="embedding_norm")(embedded)
 
@@ -111,7 +132,12 @@ class ClapTextTower(nn.Module):
                 self.width, self.heads, self.mlp_width, self.norm_eps, dtype=self.dtype, name=f"block_{i}"
             )(states, bias)
             every.append(states)
-        pooled = states[:, 0]
-        if self.pooler:
-            pooled = jnp.tanh(nn.Dense(self.width, dtype=self.dtype, name="pooler")(pooled))
-        return every[self.states_layer], pooled
+        return every[self.states_layer], self._pooled(states, mask)
+
+    def _pooled(self, states: Array, mask: Array) -> Array:
+        if self.pooling == "mean":
+            weight = mask[..., None].astype(jnp.promote_types(states.dtype, jnp.float32))
+            return unit_length((states * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1.0))
+        if self.pooling == "dense":
+            return jnp.tanh(nn.Dense(self.width, dtype=self.dtype, name="pooler")(states[:, 0]))
+        return states[:, 0]

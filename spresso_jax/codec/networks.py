@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from spresso_jax.checkpoints.weights import ModelFolderError, Network, check_shapes
+from spresso_jax.clap.classes import CLASSES as CLAP_CLASSES
 from spresso_jax.nn.lora import LEAVES, merge
 from spresso_jax.shapes import CLIP_FRAMES, EMBEDDING_CHANNELS, HOP
 
@@ -22,7 +23,7 @@ CLASSES = {
     "quantizer": ("spresso_jax.quantizer.qinco", "Qinco"),
 }
 # Classes that may stand in a network's place: a text tower alone serves the DiT, though it compares no sounds.
-STAND_INS = {"clap": {"TextConditioner": "spresso_jax.clap.text_conditioner"}}
+STAND_INS = {"clap": CLAP_CLASSES}
 
 
 def network_class(name: str, class_name: str = "") -> type:

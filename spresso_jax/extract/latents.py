@@ -12,8 +12,7 @@ import numpy as np
 
 from spresso_jax.audio_ae.autoencoder import AudioAutoencoder, encode_hops
 from spresso_jax.audio_ae.statistics import standardise
-from spresso_jax.clap.model import Clap
-from spresso_jax.clap.text_conditioner import TextConditioner
+from spresso_jax.clap.classes import clap_class
 from spresso_jax.clap.tokenizer import Tokenizer, empty_caption
 from spresso_jax.shapes import CLIP_SAMPLES, HOP
 
@@ -24,7 +23,7 @@ class LatentExtractor:
 
     Attributes:
       autoencoder, autoencoder_params: AudioAE.
-      clap, clap_params: CLAP, or the text tower that stands in its place.
+      clap, clap_params: CLAP, or the text tower that stands in its place; all that counts is its `encode_text`.
       statistics: `latent_statistics` of the model's facts.
       tokenizer: of the captions, or None: then nothing can be read, and every clip has the null caption alone.
       text_tokens: N, fixed length of a tokenised caption.
@@ -32,7 +31,7 @@ class LatentExtractor:
 
     autoencoder: AudioAutoencoder
     autoencoder_params: Any
-    clap: Clap | TextConditioner
+    clap: Any
     clap_params: Any
     statistics: Mapping[str, Any]
     tokenizer: Tokenizer | None
@@ -52,10 +51,9 @@ class LatentExtractor:
             if name not in model.facts:
                 raise ValueError(f"{model.folder}: model.json lacks {name}, which latents need")
         audio_ae, clap = model.networks["audio_ae"], model.networks["clap"]
-        towers = TextConditioner if clap.class_name == TextConditioner.__name__ else Clap
         tokenizer = model.facts["tokenizer"]
         return cls(
-            AudioAutoencoder(**audio_ae.config), audio_ae.params, towers(**clap.config), clap.params,
+            AudioAutoencoder(**audio_ae.config), audio_ae.params, clap_class(clap.class_name)(**clap.config), clap.params,
             model.facts["latent_statistics"], Tokenizer.from_json(tokenizer) if tokenizer else None,
             model.facts["text_tokens"],
         )  # fmt: skip

@@ -101,7 +101,7 @@ def conditioner_from_state(
         "text_positions": positions,
         "channels": width,
     }
-    expected = _shapes(vocabulary, width, positions, hidden, layers, shared)
+    expected = sentence_shapes(vocabulary, width, positions, hidden, layers, shared)
     tensors.require(expected)
     tensors.drop((f"{ROOT}.encoder.layer.{layers - 1}.", f"{ROOT}.pooler.", f"{HEAD}."))
     needed = StateDict({name: tensors.take(name) for name in expected if name in tensors})
@@ -123,7 +123,7 @@ def read_woosh_text_conditioner(folder: str | Path, heads: int = HEADS) -> Woosh
     return dataclasses.replace(made, weights_file=file)
 
 
-def _shapes(
+def sentence_shapes(
     vocabulary: int, width: int, positions: int, hidden: int, layers: int, shared: int
 ) -> dict[str, tuple[int, ...]]:
     """Every name of the published file."""

@@ -16,7 +16,7 @@ def variables():
 
 
 def test_positions_count_real_tokens_from_two_and_padding_keeps_one():
-    np.testing.assert_array_equal(token_positions(TOKENS), [[2, 3, 4, 5, 1, 1], [2, 3, 4, 5, 6, 7]])
+    np.testing.assert_array_equal(token_positions(TOKENS != 1), [[2, 3, 4, 5, 1, 1], [2, 3, 4, 5, 6, 7]])
 
 
 def test_padding_does_not_change_real_tokens(variables):
@@ -37,7 +37,7 @@ def test_states_of_the_layer_before_the_last_can_be_had(variables):
 
 
 def test_without_pooler_the_first_token_is_the_pooled_vector(variables):
-    states, pooled = ClapTextTower(**TINY, pooler=False).apply(variables, TOKENS, TOKENS != 1)
+    states, pooled = ClapTextTower(**TINY, pooling="first").apply(variables, TOKENS, TOKENS != 1)
     np.testing.assert_array_equal(pooled, states[:, 0])
 
 
