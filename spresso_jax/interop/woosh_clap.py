@@ -93,7 +93,9 @@ def woosh_clap_from_state(
     channels, _ = tensors.shape(f"{AUDIO_HEAD}.weight", 2)
     for what, heads, across in (("audio", audio_heads, width), ("text", text_heads, text_width)):
         if heads < 1 or across % heads:
-            raise ValueError(f"{source}: {heads} heads do not divide the width {across} of the {what} tower: give its own")
+            raise ValueError(
+                f"{source}: {heads} heads do not divide the width {across} of the {what} tower: give its own"
+            )
     config = {
         "audio_width": width,
         "audio_layers": layers,
@@ -139,7 +141,9 @@ def read_woosh_clap(folder: str | Path, audio_heads: int = AUDIO_HEADS, text_hea
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; unpack the asset Woosh-CLAP of Woosh's release v1.0.0 and give its folder")
+        raise ValueError(
+            f"{folder}: no such folder; unpack the asset Woosh-CLAP of Woosh's release v1.0.0 and give its folder"
+        )
     files = _weight_files(folder)
     state: dict[str, np.ndarray] = {}
     for file in files:

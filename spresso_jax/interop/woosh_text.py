@@ -90,7 +90,9 @@ def conditioner_from_state(
     if layers < 2:
         raise ValueError(f"{source}: the tower has {layers} layer, the states before the last one need at least 2")
     if heads < 1 or width % heads:
-        raise ValueError(f"{source}: {heads} heads do not divide the width {width}: give the tower's own number of heads")
+        raise ValueError(
+            f"{source}: {heads} heads do not divide the width {width}: give the tower's own number of heads"
+        )
     tokens = int(((stated or {}).get("sentence_config") or {}).get("max_sentence_tokens", 77))
     config = {
         "vocabulary": vocabulary,

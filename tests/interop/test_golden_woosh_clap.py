@@ -52,7 +52,9 @@ def test_towers_and_embeddings_equal_the_reference(path, capsys):
     cases.append(close(np.asarray(states), golden["out/text_cond"], TEXT))
     cases.append(close(np.asarray(text), golden["out/text_embedding"], TEXT))
     stock = PasstClap(**found.config | {"head_major_merge": False})
-    apart = np.asarray(jax.jit(partial(stock.apply, method="encode_tower_rate"))(variables, audio[None, :CHUNK_SAMPLES]))
+    apart = np.asarray(
+        jax.jit(partial(stock.apply, method="encode_tower_rate"))(variables, audio[None, :CHUNK_SAMPLES])
+    )
     assert np.abs(apart - golden["out/audio_embedding_160000"]).max() > 1e-2, "the merge of heads makes no difference"
     with capsys.disabled():
         print(f"golden {path.name}: {len(cases)} cases, worst {max(cases):.1e}")
