@@ -5,17 +5,18 @@ Source: S-PRESSO 4.2.1 ("a CLAP encoder trained on our datasets"); LAION-CLAP (t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from spresso_jax.clap.augmentation import change_gain, drop_tokens, mask_stripes, repeat_sound, shift_sound, tilt_spectrum
 from spresso_jax.clap.contrastive import contrastive_loss, retrieval_recall, shared_captions
 from spresso_jax.clap.front_ends import log_mel_features
 from spresso_jax.clap.htsat import input_statistics
 from spresso_jax.clap.model import Clap
-from spresso_jax.clap.text_conditioner import TextConditioner
 from spresso_jax.configuration import to_plain
 from spresso_jax.shapes import whole_hops
 from spresso_jax.train.optimizers import adamw_from
@@ -23,6 +24,7 @@ from spresso_jax.train.stage import Batch, Finished, Metrics, Player, Stage, Tre
 
 NETWORK = "clap"
 STATISTICS_BATCHES = 8
+RECALL_AT = (1, 5, 10)
 
 
 def build(config: Any, upstream: Any = None) -> Stage:
@@ -41,31 +43,51 @@ def build(config: Any, upstream: Any = None) -> Stage:
         if NETWORK in inherited:
             return networks
         batches = draw()
-        audio = [jnp.asarray(next(batches)["audio"]) for _ in range(STATISTICS_BATCHES)]
-        features = jnp.concatenate([log_mel_features(rows, clap.front_end()) for rows in audio])
+        drawn = [next(batches) for _ in range(STATISTICS_BATCHES)]
+        heard = [repeat_sound(jnp.asarray(rows["audio"]), jnp.asarray(rows["valid"])) for rows in drawn]
+        features = jnp.concatenate([log_mel_features(audio, clap.front_end()) for audio in heard])
         tower = dict(networks[NETWORK]["audio_tower"])
         tower["input_norm"] = {**tower["input_norm"], **input_statistics(features, clap.input_norm)}
         return {**networks, NETWORK: {**networks[NETWORK], "audio_tower": tower}}
 
     def loss(networks: Tree, product: None, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
-        audio = _gained(key, batch["audio"], config.gain_db)
-        out = clap.apply({"params": networks[NETWORK]}, audio, batch["tokens"], batch["text_mask"])
+        params, change = networks[NETWORK], config.augmentation
+        keys = jax.random.split(key, 5)
+        audio = change_gain(keys[0], shift_sound(keys[1], batch["audio"], batch["valid"]), change.gain_db)
+        features = tilt_spectrum(keys[2], log_mel_features(audio, clap.front_end()), change.tilt_db)
+        mean = params["audio_tower"]["input_norm"]["mean"]
+        features = mask_stripes(keys[3], features, mean, change.stripes, change.stripe_frames, change.stripe_bands)
+        mask = drop_tokens(keys[4], batch["text_mask"], change.token_dropout)
+        audio = clap.apply({"params": params}, features, method="encode_features")
+        _, text = clap.apply({"params": params}, batch["tokens"], mask, method="encode_text")
+        scale = jnp.exp(params["audio_log_scale"])
         shared = shared_captions(batch["tokens"], batch["text_mask"])
-        return contrastive_loss(out.audio, out.text, out.audio_scale, shared), {"scale": out.audio_scale}
+        return contrastive_loss(audio, text, scale, shared), {"scale": scale}
+
+    def embeddings(networks: Tree, batch: Batch) -> dict[str, jax.Array]:
+        audio = repeat_sound(batch["audio"], batch["valid"])
+        out = clap.apply({"params": networks[NETWORK]}, audio, batch["tokens"], batch["text_mask"])
+        return {"audio": out.audio, "text": out.text, "tokens": batch["tokens"], "text_mask": batch["text_mask"]}
 
     def validate(networks: Tree, batch: Batch, key: jax.Array) -> Metrics:
-        out = clap.apply({"params": networks[NETWORK]}, batch["audio"], batch["tokens"], batch["text_mask"])
-        shared = shared_captions(batch["tokens"], batch["text_mask"])
-        recalls = retrieval_recall(out.audio, out.text, ks=(1, 5), shared=shared)
-        return {"loss": contrastive_loss(out.audio, out.text, out.audio_scale, shared), **recalls}
+        rows = embeddings(networks, batch)
+        shared = shared_captions(rows["tokens"], rows["text_mask"])
+        scale = jnp.exp(networks[NETWORK]["audio_log_scale"])
+        return {"loss": contrastive_loss(rows["audio"], rows["text"], scale, shared)}
+
+    def recall(rows: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Of the whole held-out pass: a partner among few is found more easily than among many."""
+        shared = shared_captions(rows["tokens"], rows["text_mask"])
+        found = retrieval_recall(jnp.asarray(rows["audio"]), jnp.asarray(rows["text"]), RECALL_AT, shared)
+        return {name: float(value) for name, value in found.items()} | {"candidates": float(len(rows["audio"]))}
 
     def finish(networks: Tree, draw: Callable[[], Iterator[dict]]) -> Finished:
         return Finished({NETWORK: (fields, networks[NETWORK])})
 
     size = config.data.batch_size
     before = None if upstream is None else upstream.networks.get(NETWORK)
-    # A text tower alone is replaced, not trained on: it has no audio tower beside it.
-    inherited = {} if before is None or before.class_name == TextConditioner.__name__ else {NETWORK: before.params}
+    # A text tower alone, or a CLAP of other towers, is replaced and not trained on.
+    inherited = {} if before is None or before.class_name not in ("", Clap.__name__) else {NETWORK: before.params}
     return Stage(
         name="clap",
         init=init,
@@ -84,11 +106,7 @@ def build(config: Any, upstream: Any = None) -> Stage:
         ema={"average": lambda step: jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))},
         chosen_ema="average",
         validate=validate,
+        gather=embeddings,
+        summarise=recall,
         finish=finish,
     )
-
-
-def _gained(key: jax.Array, audio: jax.Array, gain_db: float) -> jax.Array:
-    """A random gain for every clip, uniform in dB: loudness does not say what a sound is."""
-    gain = jax.random.uniform(key, (audio.shape[0], 1, 1), minval=-gain_db, maxval=gain_db)
-    return audio * 10.0 ** (gain / 20.0)

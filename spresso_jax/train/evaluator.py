@@ -20,7 +20,7 @@ class Evaluator:
     """Validates and previews under the stage's chosen average.
 
     Args:
-      stage: its `validate` and `preview` are compiled here, once each.
+      stage: its `validate`, `gather` and `preview` are compiled here, once each.
       validation: source name -> function that gives a fresh, finite iterator of batches.
       metrics: where the means are written.
       write_preview: (step, {name: array}) -> None, or None.
@@ -39,28 +39,40 @@ class Evaluator:
     ):
         self.stage, self.validation, self.metrics = stage, validation, metrics
         self.write_preview, self.mesh, self.progress = write_preview, mesh, progress
-        self._validate = jax.jit(mesh_lib.within(stage.validate, mesh))
+        self._validate = jax.jit(stage.validate)
+        # Rows that lie on other processes are needed on every one of them.
+        whole = mesh_lib.replicated(mesh)
+        self._gather = jax.jit(stage.gather, out_shardings=whole) if stage.gather is not None else None
         self._preview = jax.jit(stage.preview) if stage.preview is not None else None
 
     def validate(self, state: TrainState, frozen: Tree, step: int) -> dict[str, dict[str, float]]:
-        """Mean of every metric over each source's validation batches; key k belongs to batch k, at any step."""
+        """Mean of every metric over each source's validation batches, and what the stage says of all its rows together.
+
+        Key k belongs to batch k, at any step.
+        """
         found = {}
         networks = networks_of(state, at_step(self.stage, frozen, state.step), self.stage.chosen_ema)
         for source, fresh in self.validation.items():
             totals: dict[str, list[float]] = {}
+            gathered: dict[str, list[np.ndarray]] = {}
             batches = fresh()
             for index, rows in enumerate(batches):
                 key = jax.random.fold_in(jax.random.key(20_240_501), index)
                 batch = mesh_lib.place_batch(rows, self.mesh)
                 for name, value in jax.device_get(self._validate(networks, batch, key)).items():
                     totals.setdefault(name, []).append(float(value))
+                if self._gather is not None:
+                    for name, value in self._gather(networks, batch).items():
+                        gathered.setdefault(name, []).append(mesh_lib.on_host(value))
             # A batch without, say, any clip in a sigma bin reports NaN there: it has no say in that mean.
             means = {k: float(np.nanmean(v)) for k, v in totals.items() if np.isfinite(v).any()}
+            if gathered:
+                means |= self.stage.summarise({name: np.concatenate(rows) for name, rows in gathered.items()})
             if means:
                 found[source] = means
                 split = "val" if len(self.validation) == 1 else f"val/{source}"
                 self.metrics.write(step, split, means)
-                shown = {k: v for k, v in means.items() if "bin" not in k and "_step" not in k}
+                shown = {k: v for k, v in means.items() if "bin" not in k}
                 self.progress.say(f"step {step} {split}: " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))
         return found
 

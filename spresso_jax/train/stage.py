@@ -95,6 +95,9 @@ class Stage:
         needs none.
       chosen_ema: which average stands for the trained network in validation, previews and export; None: the raw leaves.
       validate: (networks, batch, key) -> metrics (scalars), compiled by the loop.
+      gather: (networks, batch) -> {name: [B, ..]}, what `summarise` needs of every held-out row, compiled by the loop; or None.
+      summarise: rows of a whole held-out pass (NumPy) -> metrics, beside the means of `validate`: what no batch can tell
+        alone, such as the rank of a clip among all others. Given together with `gather`.
       best: validation metric whose lowest value chooses the step that is exported; None exports the last one.
       preview: (networks, batch, key) -> {name: audio [S] or picture-able arrays}, compiled by the loop, or None.
       finish: (networks, draw) -> Finished, with `networks` under the chosen average.
@@ -117,6 +120,8 @@ class Stage:
     ema_lengths: Mapping[str, float] = field(default_factory=dict)
     averaged: str = ""
     chosen_ema: str | None = None
+    gather: Callable[[Tree, Batch], dict[str, jax.Array]] | None = None
+    summarise: Callable[[Mapping[str, Any]], dict[str, float]] | None = None
     best: str | None = None
     preview: Callable[[Tree, Batch, jax.Array], dict[str, jax.Array]] | None = None
 
@@ -126,6 +131,8 @@ class Stage:
             raise ValueError(f"stage {self.name}: players need distinct names, got {names}")
         if self.produce is not None and self.produce.player not in names:
             raise ValueError(f"stage {self.name}: produce names the unknown player {self.produce.player!r}")
+        if (self.gather is None) != (self.summarise is None):
+            raise ValueError(f"stage {self.name}: gather and summarise belong together")
         if self.chosen_ema is not None and self.chosen_ema not in self.ema:
             raise ValueError(f"stage {self.name}: chosen_ema {self.chosen_ema!r} is not among {sorted(self.ema)}")
         if not set(self.ema_lengths) <= set(self.ema):

@@ -120,9 +120,9 @@ def broken(name, folder):
     if name == "padding":
         preprocessor["padding"] = "mirror"
     if name == "tokenizer":
-        (folder / "vocab.json").write_text(
-            json.dumps(json.loads((folder / "vocab.json").read_text()) | {f"extra{i}": 260 + i for i in range(400)})
-        )
+        vocab = json.loads((folder / "vocab.json").read_text())
+        vocab |= {f"extra{i}": len(vocab) + i for i in range(100)}
+        (folder / "vocab.json").write_text(json.dumps(vocab))
     write_folder(folder, state, config, preprocessor_config=preprocessor)
 
 
