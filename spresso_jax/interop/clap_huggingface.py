@@ -238,7 +238,7 @@ def clap_params(tensors: Mapping[str, np.ndarray], config: Mapping) -> dict:
         )
     state = StateDict(tensors)
     params = {
-        "audio_tower": _audio_tower(state, config),
+        "audio_tower": audio_tower(state, config),
         "text_tower": text_tower(state, config["text_layers"]),
         "audio_log_scale": state.take("logit_scale_a"),
         "text_log_scale": state.take("logit_scale_t"),
@@ -251,7 +251,8 @@ def clap_params(tensors: Mapping[str, np.ndarray], config: Mapping) -> dict:
     return params
 
 
-def _audio_tower(state: StateDict, config: Mapping) -> dict:
+def audio_tower(state: StateDict, config: Mapping) -> dict:
+    """Parameters of a `ClapAudioTower` from tensors by Hugging Face's names."""
     root = "audio_model.audio_encoder"
     batch_norm = f"{root}.batch_norm"
     tower = {

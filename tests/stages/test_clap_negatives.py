@@ -22,7 +22,7 @@ tokens = rng.integers(3, 400, (16, 16)).astype(np.int32)
 tokens[:, 0], tokens[5] = 0, tokens[12]
 batch = {"audio": rng.normal(0, 0.1, (16, 48_000, 1)).astype(np.float32), "tokens": tokens,
          "valid": rng.integers(4_000, 48_000, 16).astype(np.int32), "text_mask": np.ones((16, 16), bool)}
-networks = stage.init(jax.random.key(0))
+networks = jax.jit(stage.init)(jax.random.key(0))
 of = jax.jit(jax.value_and_grad(lambda n, b, k: stage.players[0].loss(n, None, b, k)[0]))
 results = []
 for count in (1, 8):
