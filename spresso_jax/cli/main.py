@@ -36,29 +36,13 @@ def options(
 
 
 def _register() -> None:
-    from spresso_jax.cli import (
-        codec,
-        data,
-        demo,
-        ema,
-        evaluate,
-        export,
-        generate,
-        imports,
-        mushra,
-        peers,
-        quantizer,
-        sweep,
-        train,
-    )
+    from spresso_jax.cli import codec, data, demo, ema, evaluate, export, generate, imports, mushra, retrieval, sweep, train
 
     app.add_typer(data.data_app, name="data")
     app.add_typer(imports.import_app, name="import")
-    app.add_typer(quantizer.quantizer_app, name="quantizer")
-    app.add_typer(peers.peers_app, name="peers")
     app.add_typer(sweep.sweep_app, name="sweep")
     app.add_typer(mushra.mushra_app, name="mushra")
-    for group in (train, ema, codec, generate, evaluate, export, demo):
+    for group in (train, ema, codec, generate, evaluate, retrieval, export, demo):
         group.register(app)
 
 
