@@ -27,8 +27,8 @@ def get_config(preset: str | None = None) -> ConfigDict:
                 vocabulary=50_265, text_width=768, text_layers=12, text_heads=12, text_mlp_width=3072, text_positions=514,
                 channels=512, window=8, dtype="float32",
             ),
-            # Short sounds are always repeated up to the window's end, from a random place on, as LAION repeats them. Stripes: those
-            # that HTSAT is trained with. A tilt (dB at either end) and hidden caption tokens are ours: off here.
+            # Short sounds are always repeated up to the window's end, from a random place on. Stripes: those that HTSAT is
+            # trained with. A tilt (dB at either end) and hidden caption tokens are ours: off here.
             augmentation=dict(
                 gain_db=6.0, tilt_db=0.0, stripes=2, stripe_frames=64, stripe_bands=8, token_dropout=0.0
             ),

@@ -36,7 +36,20 @@ def options(
 
 
 def _register() -> None:
-    from spresso_jax.cli import codec, data, demo, ema, evaluate, export, generate, imports, mushra, retrieval, sweep, train
+    from spresso_jax.cli import (
+        codec,
+        data,
+        demo,
+        ema,
+        evaluate,
+        export,
+        generate,
+        imports,
+        mushra,
+        retrieval,
+        sweep,
+        train,
+    )
 
     app.add_typer(data.data_app, name="data")
     app.add_typer(imports.import_app, name="import")

@@ -21,7 +21,8 @@ def retrieval(
     model: Annotated[str, typer.Argument(help="Model folder with a CLAP that compares sounds.")],
     data: Annotated[Path, typer.Option(help="Folder of shards: val is searched, train is the baseline's library.")],
     text_encoder: Annotated[
-        str, typer.Option(help="What `spresso import sentence-encoder` wrote: reads captions for the text-only baseline.")
+        str,
+        typer.Option(help="What `spresso import sentence-encoder` wrote: reads captions for the text-only baseline."),
     ],
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
@@ -42,7 +43,9 @@ def retrieval(
         embed = clap_embedding(clap)
         held_out, library = (list(_captioned(data, split)) for split in ("val", "train"))
         if len(held_out) < 2 or not library:
-            raise ValueError(f"{data}: {len(held_out)} val and {len(library)} train clips have sound and a caption: too few")
+            raise ValueError(
+                f"{data}: {len(held_out)} val and {len(library)} train clips have sound and a caption: too few"
+            )
         captions = [caption for caption, _ in held_out]
         import numpy as np
 
@@ -66,7 +69,9 @@ def retrieval(
         }
         for direction in ("text_to_audio", "audio_to_text"):
             for system, recalls in report[direction].items():
-                typer.echo(f"{direction} {system}: " + "  ".join(f"{name} {value:.3f}" for name, value in recalls.items()))
+                typer.echo(
+                    f"{direction} {system}: " + "  ".join(f"{name} {value:.3f}" for name, value in recalls.items())
+                )
         typer.echo(f"{len(held_out)} clips with sound and a caption, library of {len(library)}")
         if out is not None:
             out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

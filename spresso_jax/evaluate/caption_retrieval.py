@@ -71,7 +71,9 @@ def compare(
       ValueError: if the library is empty or the widths differ.
     """
     if not len(library_text) or len(library_text) != len(library_acoustic):
-        raise ValueError(f"the library has {len(library_text)} captions and {len(library_acoustic)} sounds: need one of each")
+        raise ValueError(
+            f"the library has {len(library_text)} captions and {len(library_acoustic)} sounds: need one of each"
+        )
     spread = np.maximum(np.std(library_acoustic, axis=0), 1e-9)
     distance = _distances(np.asarray(acoustic) / spread, np.asarray(library_acoustic) / spread)
     similar = np.asarray(text) @ np.asarray(library_text).T

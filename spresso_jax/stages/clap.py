@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spresso_jax.clap.augmentation import change_gain, drop_tokens, mask_stripes, repeat_sound, shift_sound, tilt_spectrum
+from spresso_jax.clap.augmentation import (
+    change_gain,
+    drop_tokens,
+    mask_stripes,
+    repeat_sound,
+    shift_sound,
+    tilt_spectrum,
+)
 from spresso_jax.clap.contrastive import contrastive_loss, retrieval_recall, shared_captions
 from spresso_jax.clap.front_ends import log_mel_features
 from spresso_jax.clap.htsat import input_statistics

@@ -17,7 +17,10 @@ def test_recall_leaves_equal_captions_out_and_shares_ties():
     assert recall_at(scores, ["rain", "Rain", "dog"], (1, 2)) == {"recall@1": pytest.approx(2 / 3), "recall@2": 1.0}
     assert recall_at(scores, NAMES[:3], (1,)) == {"recall@1": 0.0}
     assert recall_at(np.zeros((20, 20)), NAMES, (1, 10)) == {"recall@1": 0.0, "recall@10": 1.0}
-    assert chance(["rain", "Rain", "dog"], (1, 5)) == {"recall@1": pytest.approx((0.5 + 0.5 + 1 / 3) / 3), "recall@5": 1.0}
+    assert chance(["rain", "Rain", "dog"], (1, 5)) == {
+        "recall@1": pytest.approx((0.5 + 0.5 + 1 / 3) / 3),
+        "recall@5": 1.0,
+    }
 
 
 def test_the_baseline_finds_what_words_and_likeness_of_sounds_tell_and_a_blind_clap_nothing():
@@ -31,7 +34,9 @@ def test_the_baseline_finds_what_words_and_likeness_of_sounds_tell_and_a_blind_c
             assert report[direction]["text_only"]["recall@1"] == 1.0
             assert report[direction]["chance"]["recall@5"] == 0.25
             assert abs(report[direction]["clap"]["recall@1"] - found) < 0.36
-    strange = compare(NAMES, perfect, perfect, text, acoustic, unit(rng.standard_normal((30, 8))), rng.standard_normal((30, 5)))
+    strange = compare(
+        NAMES, perfect, perfect, text, acoustic, unit(rng.standard_normal((30, 8))), rng.standard_normal((30, 5))
+    )
     assert strange["text_to_audio"]["text_only"]["recall@1"] < 0.4
 
 
