@@ -85,7 +85,9 @@ class Tokenizer:
         start, pad, end = self._special
         ids = np.full((len(captions), length), pad, np.int32)
         mask = np.zeros((len(captions), length), bool)
-        for i, pieces in enumerate(self._engine.encode_batch([_clean(c) for c in captions], False)):
+        # Published tokenizers add the special tokens themselves unless they are told not to.
+        cleaned = [_clean(caption) for caption in captions]
+        for i, pieces in enumerate(self._engine.encode_batch(cleaned, add_special_tokens=False)):
             tokens = [start, *pieces.ids[: length - 2], end]
             ids[i, : len(tokens)], mask[i, : len(tokens)] = tokens, True
         return ids, mask

@@ -221,12 +221,15 @@ def test_woosh_clap_serves_the_same_stages_and_incomplete_folders_are_named(audi
 
 def bert_tokenizer():
     from tokenizers import Tokenizer as Engine
-    from tokenizers import models, normalizers, pre_tokenizers
+    from tokenizers import models, normalizers, pre_tokenizers, processors
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "rain", "on", "a", "tin", "roof", "dog", "bark", "##s", "twice"]
     engine = Engine(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     engine.normalizer, engine.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     engine.add_special_tokens(words[:4])
+    # As published: it would add the special tokens a second time, and pad to a length of its own.
+    engine.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    engine.enable_padding(length=9)
     return engine.to_str()
 
 
