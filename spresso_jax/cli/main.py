@@ -46,6 +46,8 @@ def _register() -> None:
         generate,
         imports,
         mushra,
+        peers,
+        quantizer,
         retrieval,
         sweep,
         train,
@@ -53,6 +55,8 @@ def _register() -> None:
 
     app.add_typer(data.data_app, name="data")
     app.add_typer(imports.import_app, name="import")
+    app.add_typer(quantizer.quantizer_app, name="quantizer")
+    app.add_typer(peers.peers_app, name="peers")
     app.add_typer(sweep.sweep_app, name="sweep")
     app.add_typer(mushra.mushra_app, name="mushra")
     for group in (train, ema, codec, generate, evaluate, retrieval, export, demo):

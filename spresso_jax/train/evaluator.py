@@ -39,7 +39,7 @@ class Evaluator:
     ):
         self.stage, self.validation, self.metrics = stage, validation, metrics
         self.write_preview, self.mesh, self.progress = write_preview, mesh, progress
-        self._validate = jax.jit(stage.validate)
+        self._validate = jax.jit(mesh_lib.within(stage.validate, mesh))
         # Rows that lie on other processes are needed on every one of them.
         whole = mesh_lib.replicated(mesh)
         self._gather = jax.jit(stage.gather, out_shardings=whole) if stage.gather is not None else None
@@ -72,7 +72,7 @@ class Evaluator:
                 found[source] = means
                 split = "val" if len(self.validation) == 1 else f"val/{source}"
                 self.metrics.write(step, split, means)
-                shown = {k: v for k, v in means.items() if "bin" not in k}
+                shown = {k: v for k, v in means.items() if "bin" not in k and "_step" not in k}
                 self.progress.say(f"step {step} {split}: " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))
         return found
 
