@@ -17,6 +17,23 @@ FORMAT = 1
 WAVEFORM_KINDS = ("linear", "audio_ae", "folder")
 
 
+# A shorter output is filled up with zeros; one that lacks more than a codec's frame (0.1 s) is counted.
+TOLERATED_SAMPLES = SAMPLE_RATE // 10
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """How many outputs were changed to fit their file.
+
+    Attributes:
+      clipped: went beyond full scale.
+      short: lacked more than TOLERATED_SAMPLES at the end and were filled up with zeros.
+    """
+
+    clipped: int
+    short: int
+
+
 @dataclass(frozen=True)
 class Clip:
     """One source.
@@ -70,11 +87,11 @@ class System:
 
 def decode_all(
     clips: Sequence[Clip], system: System, out: Path, progress: Callable[[str, int, int], None] | None = None
-) -> int:
+) -> Decoded:
     """Writes the system's output for every clip to OUT/audio/KEY; what is there already, from the same inputs, stays.
 
-    Returns:
-      Number of clips whose output went beyond full scale and was clipped in the file.
+    Raises:
+      ValueError: for an output that is not finite or has several channels, with the clip's name.
     """
     folder = out / "audio" / system.key
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,27 +99,33 @@ def decode_all(
     stamp = {"format": FORMAT, "system": system.fingerprint, "clips": clips_fingerprint(clips)}
     known = read_json(made_from) if made_from.is_file() else {}
     clipped: dict[str, float] = known.get("peaks_above_one", {})
+    short: dict[str, int] = known.get("missing_samples", {})
     if {k: known.get(k) for k in stamp} != stamp:
         for stale in folder.glob("*.flac"):
             stale.unlink()
-        clipped = {}
-        write_json(made_from, {**stamp, "peaks_above_one": clipped})
+        clipped, short = {}, {}
+        write_json(made_from, {**stamp, "peaks_above_one": clipped, "missing_samples": short})
     missing = [i for i in range(len(clips)) if not audio_path(out, system.key, clips, i).is_file()]
     for start in range(0, len(missing), system.batch):
         rows = missing[start : start + system.batch]
         produced = system.produce([clips[i] for i in rows], rows)
         for i, audio in zip(rows, produced, strict=True):
-            audio = fit_length(np.asarray(audio, np.float32), clips[i].audio.size)
+            audio = np.asarray(audio, np.float32)
+            if audio.ndim != 1:
+                raise ValueError(f"{system.label} gave {audio.shape} for clip {clips[i].name!r}, not one channel")
+            if (lacking := clips[i].audio.size - audio.size) > TOLERATED_SAMPLES:
+                short[clips[i].name] = lacking
+            audio = fit_length(audio, clips[i].audio.size)
             if not np.isfinite(audio).all():
                 raise ValueError(f"{system.label} gave samples that are not finite for clip {clips[i].name!r}")
             peak = float(np.abs(audio).max())
             if peak > 1.0:
                 clipped[clips[i].name] = peak
             _write_flac(audio_path(out, system.key, clips, i), audio)
-        write_json(made_from, {**stamp, "peaks_above_one": clipped})
+        write_json(made_from, {**stamp, "peaks_above_one": clipped, "missing_samples": short})
         if progress:
             progress(system.label, len(clips) - len(missing) + start + len(rows), len(clips))
-    return len(clipped)
+    return Decoded(len(clipped), len(short))
 
 
 def fit_length(audio: np.ndarray, samples: int) -> np.ndarray:

@@ -174,9 +174,43 @@ def si_sdr_score(
             silent_estimates.append(names[i])
     if len(silent_references) == len(names):
         raise ValueError("every reference is silent: SI-SDR has nothing to compare with")
+    score = si_sdr_record(
+        values,
+        names,
+        silent_estimates,
+        zero_mean=zero_mean,
+        max_delay=max_delay,
+        delay=delay,
+        draws=draws,
+        level=level,
+        seed=seed,
+    )
+    return score, values
+
+
+def si_sdr_record(
+    values: np.ndarray,
+    names: Sequence[str],
+    silent_estimates: Sequence[str] = (),
+    *,
+    zero_mean: bool = True,
+    max_delay: int = 0,
+    delay: int = 0,
+    draws: int = bootstrap.DRAWS,
+    level: float = bootstrap.LEVEL,
+    seed: int = 0,
+) -> Score:
+    """The record of SI-SDR values that were measured clip by clip.
+
+    Args:
+      values: [N] dB of `si_sdr`, nan where the reference is silent.
+      names: N clip names.
+      silent_estimates: clips that count as SILENT_ESTIMATE_DB.
+      max_delay, delay: samples searched and removed.
+    """
     interval = bootstrap.mean_interval(values, seed, draws, level)
     silent = len(silent_estimates)
-    score = Score(
+    return Score(
         metric="SI-SDR",
         value=interval.mean,
         low=interval.low,
@@ -192,11 +226,10 @@ def si_sdr_score(
             "bootstrap": {"draws": draws, "level": level, "seed": seed, "unit": "clip", "kind": "percentile"},
         },
         counts={"clips": interval.count, "silent_estimates": silent},
-        exclusions={"silent reference": silent_references},
+        exclusions={"silent reference": [n for n, v in zip(names, values, strict=True) if not math.isfinite(v)]},
         details={"median": interval.median},
         notes=[f"{silent} silent estimates count as {SILENT_ESTIMATE_DB:g} dB"] if silent else [],
     )
-    return score, values
 
 
 def magnitude_frames(audio: np.ndarray, n_fft: int, hop: int) -> np.ndarray:

@@ -233,6 +233,37 @@ def band_curves_png(
     return _png(figure)
 
 
+def interval_rows_png(
+    rows: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    *,
+    title: str = "",
+    x_label: str = "",
+    width: int = 520,
+    palette: Palette = LIGHT,
+) -> bytes:
+    """Values with intervals, a row each, to be compared along one axis: the systems of an evaluation.
+
+    Args:
+      rows: row -> colour's name (a test set) -> (value, low, high); low and high may be nan. The first row is on top.
+      width: pixels; the height follows from the rows.
+    """
+    names = list(dict.fromkeys(name for points in rows.values() for name in points))
+    figure, axes = _axes(width, 70 + round(len(rows) * (14 + 8 * len(names))), palette, title)
+    for index, name in enumerate(names):
+        colour = COLOURS[index % len(COLOURS)]
+        shift = (index - (len(names) - 1) / 2.0) * 0.7 / max(len(names), 1)
+        points = [(place + shift, *found[name]) for place, found in enumerate(rows.values()) if name in found]
+        y, value, low, high = (np.array(column, np.float64) for column in zip(*points, strict=True))
+        axes.hlines(y, low, high, color=colour, linewidth=1.6, alpha=0.7)
+        axes.plot(value, y, color=colour, linestyle="none", marker="o", markersize=4, label=name)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(x_label, color=palette.text, fontsize=9)
+    if len(names) > 1:
+        axes.legend(frameon=False, fontsize=8, labelcolor=palette.text)
+    return _png(figure)
+
+
 def _log_axis(axes: Any, curves: Mapping[str, Sequence[tuple[float, ...]]]) -> None:
     """Logarithmic horizontal axis with plain numbers: 1, 2, 5 within few decades, else 1 only."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter

@@ -153,7 +153,7 @@ def test_another_fingerprint_decodes_again(tmp_path):
 
 def test_samples_beyond_full_scale_are_counted(tmp_path):
     loud = decoded.System("loud", "loud", "folder", lambda clips, rows: [3.0 * clip.audio for clip in clips], "")
-    assert decoded.decode_all(CLIPS, loud, tmp_path) == 6
+    assert decoded.decode_all(CLIPS, loud, tmp_path).clipped == 6
     assert np.abs(decoded.read_decoded(tmp_path, "loud", CLIPS, 0)).max() <= 1.0
 
 
