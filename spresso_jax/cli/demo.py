@@ -93,7 +93,7 @@ def _report(out: Path, shards: Path, model: Path, sounds: int, steps: int) -> Pa
 
     _say("decoding held-out sounds and measuring them")
     evaluate(
-        models=[str(model)], out=out / "report", data=shards, reference=None, clips=sounds, steps=steps,
+        models=[str(model)], out=out / "report", data=[str(shards)], reference=None, clips=sounds, steps=steps,
         sampler="heun", codebooks=None, clap=None, candidates=8, gain_clips=16, seed=0,
     )  # fmt: skip
     runs = [out / "runs" / folder for _, _, folder in CHAIN]

@@ -44,7 +44,7 @@ def run_peer(
     python: Pythons = None,
     weights: Weights = None,
     environments: Environments = None,
-    clips: Annotated[int, typer.Option(min=2, help="Number of clips, drawn with --seed.")] = 100,
+    clips: Annotated[int, typer.Option(min=2, help="Number of clips, drawn with --seed.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of clips and of generative decoders.")] = 0,
     device: Annotated[str, typer.Option(help="Where its network runs: cpu, cuda.")] = "cpu",
     limit: Annotated[float, typer.Option(min=1, help="Seconds for loading, and for each clip.")] = 600.0,

@@ -73,4 +73,3 @@ def low_pass_control() -> System:
 def source_system() -> System:
     """The first column: the sources themselves."""
     return System("source", "source", "source", lambda batch, indices: [c.audio for c in batch], "source", batch=64)
-

@@ -41,7 +41,12 @@ def _table(table: RecordTable, several: bool) -> str:
         before = part
         first = [escaped(system), *([escaped(part)] if several else [])]
         lines.append(" & ".join([*first, *(_cell(cell) for cell in cells)]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}", *(f"% {' '.join(note.split())}" for note in table.notes), r"\end{table}"]
+    lines += [
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(f"% {' '.join(note.split())}" for note in table.notes),
+        r"\end{table}",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -190,7 +190,9 @@ def evaluate(
         raise ValueError(f"two systems share a key in {keys}: give the model folders different names")
     named = [source.name for _, source in embeddings]
     if len(set(named)) < len(named):
-        raise ValueError(f"two embeddings share a name in {named}: evaluate them one at a time, each with its own --out")
+        raise ValueError(
+            f"two embeddings share a name in {named}: evaluate them one at a time, each with its own --out"
+        )
     if keys[:1] != ["source"]:
         systems = [source_system(), *systems]
     sets = list(sets) or [ClipSet("clips", tuple(clips), listed=len(clips), asked=len(clips))]
@@ -217,7 +219,9 @@ def evaluate(
     for space in spaces:
         of_sources = None
         for done, system in enumerate(systems, start=1):
-            rows = shapes[system.key] if space.embed is retrieval.spectral_shape else _embedded(space, out, system, clips)
+            rows = (
+                shapes[system.key] if space.embed is retrieval.spectral_shape else _embedded(space, out, system, clips)
+            )
             of_sources = rows if of_sources is None else of_sources
             if not np.isfinite(of_sources).all(axis=1).any():
                 raise ValueError("every clip is silent: nothing can be retrieved")
@@ -268,7 +272,12 @@ def evaluate(
         ],
         "clips_fingerprint": clips_fingerprint(clips),
         "systems": [
-            {**s.facts(), "clipped": decoded[s.key].clipped, "short": decoded[s.key].short, "delay": delays.get(s.key, 0)}
+            {
+                **s.facts(),
+                "clipped": decoded[s.key].clipped,
+                "short": decoded[s.key].short,
+                "delay": delays.get(s.key, 0),
+            }
             for s in systems
         ],
         "metrics": [asdict(metric) for metric in metrics],

@@ -27,7 +27,15 @@ from spresso_jax.evaluate.decoded import Clip, System, fit_length, read_decoded,
 from spresso_jax.evaluate.embedded_set import EmbeddedSet
 from spresso_jax.evaluate.features.cache import cached_rows
 from spresso_jax.evaluate.features.extractor import Extractor
-from spresso_jax.evaluate.retrieval import ACTIVE_DB, ALIGNED_RMS, MEL_BANDS, MEL_FFT, MEL_HOP, MEL_RANGE, SHAPE_FLOOR_DB
+from spresso_jax.evaluate.retrieval import (
+    ACTIVE_DB,
+    ALIGNED_RMS,
+    MEL_BANDS,
+    MEL_FFT,
+    MEL_HOP,
+    MEL_RANGE,
+    SHAPE_FLOOR_DB,
+)
 from spresso_jax.evaluate.score import EmbeddingSource, Score
 from spresso_jax.evaluate.worker_pool import in_order
 from spresso_jax.shapes import CLIP_SAMPLES

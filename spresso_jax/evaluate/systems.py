@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data_pipeline.audio_files import AUDIO_SUFFIXES
 from spresso_jax.bitrate import bitrate_kbps
 from spresso_jax.checkpoints.fingerprint import json_sha256
 from spresso_jax.evaluate.decoded import Clip, System
@@ -38,9 +39,7 @@ def bound_system(autoencoder: LatentCodec, name: str, label: str = "AudioAE boun
     def produce(clips: Sequence[Clip], indices: Sequence[int]) -> list[np.ndarray]:
         return [_mono(autoencoder.reconstruct(clip.audio, SAMPLE_RATE)) for clip in clips]
 
-    return System(
-        f"{name}.audio_ae", label, "audio_ae", produce, json_sha256(autoencoder.facts)[:16], name
-    )
+    return System(f"{name}.audio_ae", label, "audio_ae", produce, json_sha256(autoencoder.facts)[:16], name)
 
 
 def codec_systems(
@@ -124,6 +123,24 @@ def codec_systems(
     return systems
 
 
+def decoded_files(folder: Path) -> dict[str, Path]:
+    """Path below the folder without its suffix -> file; a sound goes before other files of its name.
+
+    Raises:
+      ValueError: if two sounds share a name but for the suffix.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name != RECORD):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        before = found.get(name)
+        sounds = [p.suffix.lower() in AUDIO_SUFFIXES for p in (path, before) if p]
+        if before and all(sounds):
+            raise ValueError(f"{folder}: {before.name} and {path.name} are two decoded sounds of one clip: keep one")
+        if before is None or sounds[0]:
+            found[name] = path
+    return found
+
+
 def folder_system(folder: str | Path, clips: Sequence[Clip], read: Callable[[Path], np.ndarray]) -> System:
     """A folder of sounds that some other program decoded, with the names of the references.
 
@@ -137,13 +154,14 @@ def folder_system(folder: str | Path, clips: Sequence[Clip], read: Callable[[Pat
     """
     folder = Path(folder)
     refuse_untabled(folder)
-    found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name != RECORD):
-        found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+    found = decoded_files(folder)
     missing = [clip.name for clip in clips if clip.name not in found]
     if missing:
+        names = {clip.name for clip in clips}
+        others = next((f"; it holds {name!r} instead" for name in found if name not in names), "")
         raise ValueError(
-            f"{folder}: {len(missing)} of {len(clips)} references have no decoded file, first {missing[0]!r}"
+            f"{folder}: {len(missing)} of {len(clips)} references have no decoded file, first {missing[0]!r}{others}: "
+            "decode them, or leave such clips out of all systems with --incomplete"
         )
     stamp = [(clip.name, found[clip.name].stat().st_size, found[clip.name].stat().st_mtime_ns) for clip in clips]
     return System(

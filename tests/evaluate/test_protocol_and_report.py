@@ -13,6 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from spresso_jax.cli import evaluate as commands
+from spresso_jax.cli import evaluated_systems
 from spresso_jax.evaluate import curves as curve_pictures
 from spresso_jax.evaluate import decoded, gain_tables, protocol, report, retrieval, tables
 from spresso_jax.evaluate.bootstrap import Interval
@@ -327,10 +328,10 @@ def test_mistakes_get_one_sentence_and_exit_code_two(app, folders, monkeypatch, 
 
 
 def test_numbers_of_codebooks_are_read_or_refused():
-    assert commands._numbers("12, 4,4") == [4, 12]
+    assert evaluated_systems.numbers("12, 4,4") == [4, 12]
     for text in ("a", "0", ","):
         with pytest.raises(ValueError, match="--codebooks"):
-            commands._numbers(text)
+            evaluated_systems.numbers(text)
 
 
 def test_control_noise_differs_between_clips_and_follows_the_seed():
