@@ -45,13 +45,13 @@ def decoded_systems(arguments: Sequence[str], sets: Sequence[ClipSet], clips: Se
       ValueError: from `folder_system` and `peer_system`.
     """
     systems = []
-    for argument, name in zip(arguments, _short_names([Path(a) for a in arguments]), strict=True):
+    names = _short_names([Path(argument.replace(SET, "")) for argument in arguments])
+    for argument, name in zip(arguments, names, strict=True):
         if SET not in argument:
             system = _column(Path(argument).expanduser(), clips)
         else:
             parts = [_column(Path(argument.replace(SET, part.name)).expanduser(), part.clips) for part in sets]
             system = _one_after_the_other(parts, sets)
-            name = name.replace(SET, "").strip("-_") or "decoded"
         if system.key.startswith("folder-"):
             system = dataclasses.replace(system, key=f"folder-{name}", label=name)
         systems.append(system)
