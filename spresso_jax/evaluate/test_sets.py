@@ -159,7 +159,8 @@ def _from_files(name: str, folder: Path, count: int, seed: int) -> ClipSet:
             exclusions.setdefault(error.kind, []).append(entry.uri)
             continue
         # A sound that begins after the fifth second passes as a file and is silence as a clip.
-        if (kind := check_clip(audio, min_active=0.0).kind) is not None:
+        kind = check_clip(audio, min_active=0.0).kind if audio.any() else "silent"
+        if kind is not None:
             exclusions.setdefault(f"{kind} within 5 s", []).append(entry.uri)
             continue
         captions = list(entry.captions)
