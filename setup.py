@@ -36,7 +36,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["spresso_jax", "spresso_jax.*", "data_pipeline", "data_pipeline.*"]),
-    package_data={"spresso_jax": ["evaluate/templates/*", "models/*/*"]},
+    package_data={"spresso_jax": ["evaluate/paper/*.json", "evaluate/templates/*", "models/*/*"]},
     cmdclass={"build_py": BuildWithExperiments},
     install_requires=[
         "jax>=0.10.2",

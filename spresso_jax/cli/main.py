@@ -46,6 +46,7 @@ def _register() -> None:
         generate,
         imports,
         mushra,
+        paper,
         peers,
         quantizer,
         retrieval,
