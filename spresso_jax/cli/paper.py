@@ -35,6 +35,7 @@ _Clips = Annotated[int, typer.Option(min=2, help="Clips a set, drawn with --seed
 _Seed = Annotated[int, typer.Option(min=0, help="Of the choice of clips, of decoding and of all draws.")]
 _Steps = Annotated[int, typer.Option(min=2, help="Steps of the sampler.")]
 _Sampler = Annotated[str, typer.Option(help="heun, euler or dpm_solver_pp_2m.")]
+_Embeddings = Annotated[list[str] | None, typer.Option(help="NAME or NAME=SOURCE, as for `spresso evaluate`; repeat.")]
 _More = Annotated[str, typer.Option("--evaluate-options", help="More for `spresso evaluate`, as one text in quotes.")]
 _Columns = Annotated[
     list[str] | None,
@@ -54,6 +55,7 @@ def table1(
     set_: _Set = None,
     where: _Where = None,
     column: _Columns = None,
+    embedding: _Embeddings = None,
     clips: _Clips = 500,
     seed: _Seed = 0,
     steps: _Steps = 64,
@@ -66,7 +68,9 @@ def table1(
 
         given = paper_runs.gather(runs or [], where or [])
         paper_runs.refuse_duplicates(given.models, None, by_step_3=False)
-        decoding = paper_runs.Decoding(tuple(data or ()), clips, seed, steps, sampler, evaluate_options)
+        decoding = paper_runs.Decoding(
+            tuple(data or ()), clips, seed, steps, sampler, tuple(embedding or ()), evaluate_options
+        )
         folders = paper_runs.evaluate_given(given, None, decoding, out)
         _table("table1", given, [*folders, *(evaluation or [])], set_, column or [], out)
 
@@ -81,6 +85,7 @@ def table2(
     where: _Where = None,
     column: _Columns = None,
     codebooks: _Codebooks = None,
+    embedding: _Embeddings = None,
     clips: _Clips = 500,
     seed: _Seed = 0,
     steps: _Steps = 64,
@@ -97,7 +102,9 @@ def table2(
             wanted.setdefault(point.downsample, []).append(point.codebooks)
         given, numbers = paper_runs.with_codebooks(paper_runs.gather(runs or [], where or []), wanted, codebooks or [])
         paper_runs.refuse_duplicates(given.models, numbers, by_step_3=False)
-        decoding = paper_runs.Decoding(tuple(data or ()), clips, seed, steps, sampler, evaluate_options)
+        decoding = paper_runs.Decoding(
+            tuple(data or ()), clips, seed, steps, sampler, tuple(embedding or ()), evaluate_options
+        )
         folders = paper_runs.evaluate_given(given, numbers, decoding, out)
         _table("table2", given, [*folders, *(evaluation or [])], set_, column or [], out)
 
@@ -114,6 +121,7 @@ def figure4(
         list[str] | None, typer.Option(help="Metric to draw, such as KAD or FAD[aisfx]; repeat. Default all of five.")
     ] = None,
     codebooks: _Codebooks = None,
+    embedding: _Embeddings = None,
     clips: _Clips = 500,
     seed: _Seed = 0,
     steps: _Steps = 64,
@@ -129,7 +137,9 @@ def figure4(
         wanted = {rate["downsample"]: rate["decode_codebooks"] for rate in rates.RATES.values()}
         given, numbers = paper_runs.with_codebooks(paper_runs.gather(runs or [], where or []), wanted, codebooks or [])
         paper_runs.refuse_duplicates(given.models, numbers, by_step_3=True)
-        decoding = paper_runs.Decoding(tuple(data or ()), clips, seed, steps, sampler, evaluate_options)
+        decoding = paper_runs.Decoding(
+            tuple(data or ()), clips, seed, steps, sampler, tuple(embedding or ()), evaluate_options
+        )
         folders = paper_runs.evaluate_given(given, numbers, decoding, out)
         measured = _measurements(given, [*folders, *(evaluation or [])], set_)
         typer.echo(write_figure4(measured, out, metrics=metric or (), absent=given.absent))
@@ -143,9 +153,7 @@ def diversity(
     out: _Out,
     where: _Where = None,
     draws: Annotated[int, typer.Option(min=2, help="Decodes of every clip, each with its own seed.")] = 4,
-    embedding: Annotated[
-        list[str] | None, typer.Option(help="NAME or NAME=SOURCE of an embedding beside the mel distance; repeat.")
-    ] = None,
+    embedding: _Embeddings = None,
     codebooks: _Codebooks = None,
     partners: Annotated[int, typer.Option(min=1, help="Other clips that each clip is compared with.")] = 4,
     clips: _Clips = 50,

@@ -58,6 +58,7 @@ class Decoding:
 
     Attributes:
       data: sets of sounds.
+      embeddings: NAME or NAME=SOURCE.
       options: further words for it.
     """
 
@@ -66,6 +67,7 @@ class Decoding:
     seed: int
     steps: int
     sampler: str
+    embeddings: tuple[str, ...] = ()
     options: str = ""
 
 
@@ -241,7 +243,9 @@ def evaluate_commands(
 ) -> list[tuple[list[str], Path]]:
     """Command lines of `evaluate_given` with the folder that each fills."""
     program = [sys.executable, "-m", "spresso_jax.cli.main", "evaluate"]
-    common = ["--clips", str(decoding.clips), "--seed", str(decoding.seed), *shlex.split(decoding.options)]
+    common = ["--clips", str(decoding.clips), "--seed", str(decoding.seed)]
+    common += [word for name in decoding.embeddings for word in ("--embedding", name)]
+    common += shlex.split(decoding.options)
     commands = []
     if given.models:
         folder = out / "evaluation"

@@ -21,7 +21,10 @@ from spresso_jax.evaluate.score import Score
 _NEAREST_RATE = 0.25
 _SAME_RATE = 0.02
 # What stands in for the paper's embeddings when they are not there, the best first.
-_STAND_INS = {"vggish": ("yamnet", "aisfx", "clap-own"), "clap": ("clap-own", "clap-own-kadtk", "aisfx", "yamnet")}
+_STAND_INS = {
+    "vggish": ("vggish-imported", "yamnet", "aisfx", "clap-own"),
+    "clap": ("clap-own", "clap-own-kadtk", "aisfx", "yamnet"),
+}
 _LEAST_ROWS = 3
 _NOT_ROWS = ("source",)
 
@@ -321,11 +324,11 @@ def _correlation(first: np.ndarray, second: np.ndarray, ranks: bool = False) -> 
 def _remarks(paper: Published, measured: Measurements, ours: Mapping[str, str | None]) -> list[str]:
     protocol = paper.protocol
     wanted = len(protocol["sets"]) * protocol["clips_per_set"]
-    named = [name for name in measured.sets if name != "union"]
+    of = f"{measured.chosen} of {', '.join(measured.sets)}" if measured.sets else measured.chosen
     told = [
-        f"Ours: {measured.clips} clips, set {measured.chosen!r} of {', '.join(named) or 'one unnamed set'} (fingerprint"
-        f" {measured.fingerprint}). The paper: {wanted} clips, {protocol['clips_per_set']} each of"
-        f" {', '.join(protocol['sets'])}. Other sounds give other figures, whatever the system."
+        f"Ours: {measured.clips} clips ({of}; fingerprint {measured.fingerprint}). The paper: {wanted} clips,"
+        f" {protocol['clips_per_set']} each of {', '.join(protocol['sets'])}. Other sounds give other figures, whatever the"
+        " system."
     ]
     if measured.clips != wanted:
         told.append(f"Another number of clips, {measured.clips} for {wanted}: the bias of FAD falls with it.")

@@ -11,7 +11,7 @@ from spresso_jax.evaluate.paper.comparison import Agreement, ComparedRow, Compar
 from spresso_jax.evaluate.paper.measurements import Measured
 from spresso_jax.evaluate.paper.plots import comparison_png
 from spresso_jax.evaluate.paper.published import Published, PublishedColumn
-from spresso_jax.evaluate.paper.sheet import Sheet, figure, interval, latex, markdown
+from spresso_jax.evaluate.paper.sheet import Sheet, figure, interval, latex, markdown, minus
 
 _ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 _CLIP_SECONDS = 5
@@ -45,7 +45,7 @@ def _table(comparison: Comparison, paper: Published) -> Sheet:
         published = row.published
         told = "".join(f" ({mark})" for mark in published.notes)
         printed = (figure(published.printed["frame_rate"]), figure(published.printed[rate], 4))
-        values = tuple(figure(published.values[c.key]) for c in comparison.columns)
+        values = tuple(minus(published.shown[c.key]) for c in comparison.columns)
         rows.append((published.label + told, "paper", *printed, *values))
         rows += _our_lines(comparison, row, rate, notes)
     text = [f"{mark}: {note}" for note, mark in notes.items()]
@@ -199,4 +199,4 @@ def _letter(index: int) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.3g}".replace("-", "−")
+    return minus(f"{value:+.3g}")

@@ -140,7 +140,7 @@ def write_figure4(
     labels = chosen_labels(measured, metrics)
     counted = claims(points, labels)
     notes = [
-        f"{measured.clips} clips, set {measured.chosen!r} (fingerprint {measured.fingerprint}). The paper prints no numbers in"
+        f"{measured.clips} clips ({measured.chosen}; fingerprint {measured.fingerprint}). The paper prints no numbers in"
         " this figure.",
         "Bitrates are exact: M x bits x 100 / t. Nominal ones take 100/9 Hz as 11 Hz.",
         *measured.remarks,

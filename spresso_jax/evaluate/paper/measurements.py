@@ -78,7 +78,7 @@ class Measurements:
       clips: number of clips of the evaluation.
       fingerprint: of the clips.
       chosen: the set whose records are used.
-      sets: all sets that records name.
+      sets: names of the test sets that the clips are of.
       systems: in the order of the folders.
       decoding: options of the decoder that the folders state (steps, sampler), folder by folder.
       remarks: what a reader must be told.
@@ -121,8 +121,9 @@ def read_measurements(folders: Sequence[str | Path], chosen: str | None = None) 
                 " clips with different fingerprints): one table needs one set of clips, so evaluate both with the same"
                 " --data, --clips and --seed"
             )
-    sets = tuple(dict.fromkeys(record["set"] for content in contents for record in content["records"]))
-    chosen = _choose_set(sets, chosen)
+    scored = tuple(dict.fromkeys(record["set"] for content in contents for record in content["records"]))
+    chosen = _choose_set(scored, chosen)
+    sets = _named_sets(first) or tuple(name for name in scored if name != UNION)
     systems: dict[str, Measured] = {}
     for path, content in zip(paths, contents, strict=True):
         for system in _systems(path, content, chosen):
@@ -223,6 +224,13 @@ def _choose_set(sets: Sequence[str], chosen: str | None) -> str:
     if len(sets) > 1:
         raise ValueError(f"scores of several sets and none of their union: choose one of {', '.join(sets)} with --set")
     return sets[0]
+
+
+def _named_sets(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the test sets; a single one has its records under the union alone."""
+    sets = content.get("sets")
+    names = [part.get("name") for part in sets if isinstance(part, dict)] if isinstance(sets, list) else []
+    return tuple(name for name in names if _is_text(name))
 
 
 def _systems(path: Path, content: Mapping[str, Any], chosen: str) -> list[Measured]:

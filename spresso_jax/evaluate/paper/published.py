@@ -56,6 +56,7 @@ class PublishedRow:
         or peer and kbps of another codec.
       printed, exact: frame_rate (Hz), R or kbps, M: as printed and as they follow from the sizes.
       values: column -> figure.
+      shown: the same as printed, with their zeros.
       doubtful: columns that count in no agreement.
       notes: keys of `Published.notes`.
     """
@@ -66,6 +67,7 @@ class PublishedRow:
     printed: Mapping[str, float]
     exact: Mapping[str, float]
     values: Mapping[str, float]
+    shown: Mapping[str, str]
     doubtful: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -107,11 +109,18 @@ def published() -> Published:
     for name, table in content["tables"].items():
         rows = tuple(
             PublishedRow(
-                row["key"], row["label"], row["is"], row["printed"], row["exact"], row["values"],
-                tuple(row.get("doubtful", ())), tuple(row.get("notes", ())),
+                key=row["key"],
+                label=row["label"],
+                target=row["is"],
+                printed=row["printed"],
+                exact=row["exact"],
+                values={column: float(text) for column, text in row["values"].items()},
+                shown=row["values"],
+                doubtful=tuple(row.get("doubtful", ())),
+                notes=tuple(row["notes"]),
             )
             for row in table["rows"]
-        )  # fmt: skip
+        )
         tables[name] = PublishedTable(name, table["title"], rows, tuple(table["notes"]))
     columns = tuple(PublishedColumn(**column) for column in content["columns"])
     return Published(content["source"], content["protocol"], columns, tables, content["notes"])

@@ -64,19 +64,28 @@ def latex(sheets: Sequence[Sheet]) -> str:
     return "\n".join(parts)
 
 
-def figure(value: float | None, digits: int = 3) -> str:
-    """A number with so many significant digits, no exponent for what a table holds, a dash for none."""
+def figure(value: float | None, digits: int = 3, zeros: bool = False) -> str:
+    """A number with so many significant digits, without exponent where a table can hold it; a dash for none.
+
+    Args:
+      zeros: keep those at the end, for measured figures.
+    """
     if value is None or not math.isfinite(value):
         return "–"
-    text = f"{value:.{digits}g}"
-    return f"{value:.0f}" if "e+" in text else text
+    text = f"{value:#.{digits}g}".rstrip(".") if zeros else f"{value:.{digits}g}"
+    return minus(f"{value:.0f}" if "e+" in text else text)
 
 
 def interval(value: float, low: float, high: float, digits: int = 3) -> str:
     """A number with its interval, as in 0.52 [0.47, 0.58]; the number alone where there is none."""
     if not all(map(math.isfinite, (value, low, high))):
-        return figure(value, digits)
-    return f"{figure(value, digits)} [{figure(low, digits)}, {figure(high, digits)}]"
+        return figure(value, digits, zeros=True)
+    return f"{figure(value, digits, True)} [{figure(low, digits, True)}, {figure(high, digits, True)}]"
+
+
+def minus(text: str) -> str:
+    """A number's text with the sign that is as wide as a plus."""
+    return text.replace("-", "−")
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -15,7 +15,12 @@ from spresso_jax.evaluate.paper.measurements import read_measurements
 from spresso_jax.evaluate.paper.published import published
 
 PAPER = published()
-NAMES = {"fad_vggish": "FAD[vggish]", "fad_clap": "FAD[clap]", "kad_clap": "KAD[clap]", "similarity_clap": "similarity[clap]"}
+NAMES = {
+    "fad_vggish": "FAD[vggish]",
+    "fad_clap": "FAD[clap]",
+    "kad_clap": "KAD[clap]",
+    "similarity_clap": "similarity[clap]",
+}
 NAMES |= {"si_sdr": "SI-SDR"}
 
 
@@ -101,7 +106,10 @@ def test_two_shared_rows_have_no_correlation(tmp_path):
 
 
 def test_missing_rows_are_printed_with_their_reason(tmp_path):
-    absent = [Absent("depths/11hz-depth10-seed0", "not finished, at step 40 of 1000", 9), Absent("m2l", "no weights", peer="music2latent")]
+    absent = [
+        Absent("depths/11hz-depth10-seed0", "not finished, at step 40 of 1000", 9),
+        Absent("m2l", "no weights", peer="music2latent"),
+    ]
     found = compared(tmp_path, "table1", [(made.continuous(4), {"SI-SDR": 1.0})], absent)
     reasons = {row.published.key: row.missing for row in found.rows}
     assert reasons["t9"] == "depths/11hz-depth10-seed0: not finished, at step 40 of 1000"
@@ -113,17 +121,28 @@ def test_missing_rows_are_printed_with_their_reason(tmp_path):
 def test_two_systems_for_one_row_are_refused(tmp_path):
     entries = [(made.discrete(9, 12, 10, model), {"SI-SDR": 1.0}) for model in ("ours9", "other9")]
     facts = models() | {"other9": made.model(9, 10)}
-    with pytest.raises(ValueError, match=r"2 systems stand for the row 'S-PRESSO, 1.32 kbps': 'ours9.m12' .* 'other9.m12'"):
+    with pytest.raises(
+        ValueError, match=r"2 systems stand for the row 'S-PRESSO, 1.32 kbps': 'ours9.m12' .* 'other9.m12'"
+    ):
         compared(tmp_path, "table2", entries, models=facts)
 
 
 def test_what_makes_a_row_another_one_is_remarked(tmp_path):
     dac = made.system("peer-dac-n_quantizers-2", "folder", kbps=1.95)
-    entries = [(made.discrete(9, 12, 10), {"SI-SDR": made.score("SI-SDR", 1.0, exclusions={"silent reference": ["x"]})})]
-    entries += [(dac, {"SI-SDR": -4.0}), (made.discrete(9, 10, 10), {"SI-SDR": 0.5}), (made.system("opus", "folder"), {"SI-SDR": 3.0})]
+    entries = [
+        (made.discrete(9, 12, 10), {"SI-SDR": made.score("SI-SDR", 1.0, exclusions={"silent reference": ["x"]})})
+    ]
+    entries += [
+        (dac, {"SI-SDR": -4.0}),
+        (made.discrete(9, 10, 10), {"SI-SDR": 0.5}),
+        (made.system("opus", "folder"), {"SI-SDR": 3.0}),
+    ]
     found = compared(tmp_path, "table2", entries, models=models(False), options=dict(steps=24, sampler="heun"))
     remarks = {row.published.key: row.remarks for row in found.rows}
-    assert remarks["t9_m12"] == ("before step 3; the paper's row is after it", "SI-SDR leaves clips out: 1 silent reference")
+    assert remarks["t9_m12"] == (
+        "before step 3; the paper's row is after it",
+        "SI-SDR leaves clips out: 1 silent reference",
+    )
     assert remarks["dac"] == ("1.95 kbps were counted on these clips, not 1.723",)
     assert [system.key for system in found.others] == ["ours9.m10", "opus"]
     assert any("Decoded with heun in 24 steps, the paper with heun in 64" in remark for remark in found.remarks)
@@ -152,7 +171,11 @@ def test_the_page_is_complete_in_all_forms(tmp_path):
     stored = json.loads((tmp_path / "table2.json").read_text())
     code = next(row for row in stored["rows"] if row["row"] == "t9_m12")
     # 5 s are 56 compressed frames of 12 x 10 bits once the last one is filled up (I20).
-    assert code["ours"]["kbps"] == {"nominal": 1.32, "exact": pytest.approx(4 / 3), "of_a_5_s_clip": pytest.approx(1.344)}
+    assert code["ours"]["kbps"] == {
+        "nominal": 1.32,
+        "exact": pytest.approx(4 / 3),
+        "of_a_5_s_clip": pytest.approx(1.344),
+    }
     assert code["difference"]["si_sdr"] == pytest.approx(0.01) and stored["rows"][0]["ours"] is None
     pixels = imread(io.BytesIO((tmp_path / "table2.png").read_bytes()))
     assert pixels.shape[1] > 1000 and np.ptp(pixels) > 0.5

@@ -119,7 +119,8 @@ def test_damaged_scores_end_in_a_sentence(tmp_path, fault):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[" * 200_000, '{"format": NaN}', '{"format": -Infinity}', '{"format": 1e999}', "9" * 6000, "\xff"]
+    "text",
+    ["", "{", "[" * 200_000, '{"format": NaN}', '{"format": -Infinity}', '{"format": 1e999}', "9" * 6000, "\xff"],
 )
 def test_what_is_no_json_ends_in_a_sentence(tmp_path, text):
     (tmp_path / "scores.json").write_bytes(text.encode("latin-1"))
