@@ -7,7 +7,7 @@ import numpy as np
 import paper_evaluations as made
 import pytest
 import soundfile
-from sweeps.sweep_folder import make_plan, write_run
+from sweeps.sweep_folder import FIELDS, make_plan, write_run
 from tiny_model import build_tiny_model
 from typer.testing import CliRunner
 
@@ -82,24 +82,22 @@ def test_runs_and_peers_are_evaluated_on_the_same_clips(tmp_path, evaluations):
 
 
 def test_the_points_of_an_unfinished_sweep_are_named(tmp_path, evaluations):
-    fields = dict(
-        stage="diffusion_ae", config="diffusion_ae:tiny-{rate}", axes=dict(rate=dict(values=("11hz", "5hz", "1hz"))),
-        metrics=dict(raw="lower"), seeds=(0, 1),
-    )  # fmt: skip
+    axes = dict(rate=dict(values=("11hz", "5hz", "1hz")), depth=dict(key="rate.encoder_depth", values=(2,)))
+    fields = dict(FIELDS, axes=axes, seeds=(0, 1))
     plan = make_plan(fields)
     folder.write_plan(tmp_path / "sweep", plan)
     model_facts(
-        tmp_path / "sweep" / "11hz-seed0" / "model", networks=("audio_ae", "latent_encoder", "projector", "dit")
+        tmp_path / "sweep" / "11hz-depth2-seed0" / "model", networks=("audio_ae", "latent_encoder", "projector", "dit")
     )
-    (write_run(tmp_path / "sweep", "5hz-seed0", plan, done=False) / "checkpoints" / "20").mkdir(parents=True)
+    (write_run(tmp_path / "sweep", "5hz-depth2-seed0", plan, done=False) / "checkpoints" / "20").mkdir(parents=True)
     words = ("paper", "table1", tmp_path / "sweep", "--data", "d", "--out", tmp_path / "out")
     done = run(*words, "--where", "seed=0")
     assert done.exit_code == 0, done.output
-    assert "missing (sweep/5hz-seed0: not finished, at step 20 of 40)" in done.output
-    assert "missing (sweep/1hz-seed0: not started)" in done.output and "seed1" not in done.output
+    assert "missing (sweep/5hz-depth2-seed0: not finished, at step 20 of 40)" in done.output
+    assert "missing (sweep/1hz-depth2-seed0: not started)" in done.output and "seed1" not in done.output
     assert len(evaluations) == 1
-    done = run(*words, "--where", "depth=3")
-    assert done.exit_code == 2 and "the sweeps have the axes rate, seed" in done.output
+    done = run(*words, "--where", "width=3")
+    assert done.exit_code == 2 and "the sweeps have the axes depth, rate, seed" in done.output
 
 
 def test_two_models_of_one_row_are_refused_before_anything_is_decoded(tmp_path, evaluations):
