@@ -252,6 +252,8 @@ def _embedding(score: Score) -> str | None:
 
 def _row_remarks(row: PublishedRow, system: Measured, cells: Mapping[str, Cell]) -> list[str]:
     told = []
+    if row.target["kind"] == "peer" and not system.key.startswith("peer-"):
+        told.append("taken for this peer by its folder's name; no record says what made it")
     if system.kind == "continuous" and system.finetuned:
         told.append("its decoder was finetuned on codes (step 3); the paper's row is step 1")
     if system.kind == "discrete" and system.finetuned is False:

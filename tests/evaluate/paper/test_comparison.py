@@ -156,6 +156,12 @@ def test_a_peer_far_from_the_papers_bitrate_is_another_system(tmp_path):
     assert taken == {"semanticodec_0k31": "peer-semanticodec-0.33"} and len(found.others) == 1
 
 
+def test_a_folder_named_like_a_peer_is_taken_with_a_remark(tmp_path):
+    found = compared(tmp_path, "table1", [(made.system("folder-music2latent", "folder"), {"SI-SDR": -9.0})])
+    (row,) = [row for row in found.rows if row.system]
+    assert row.published.key == "music2latent" and "no record says what made it" in row.remarks[0]
+
+
 def test_the_page_is_complete_in_all_forms(tmp_path):
     entries = whole_table("table2", lambda k, v: v + 0.01, leave_out=("dac",))
     entries[0][0]["label"] = "a|b & c_d [x](y) <i>"
