@@ -45,7 +45,7 @@ def decoded_systems(arguments: Sequence[str], sets: Sequence[ClipSet], clips: Se
       ValueError: from `folder_system` and `peer_system`.
     """
     systems = []
-    names = _short_names([Path(argument.replace(SET, "")) for argument in arguments])
+    names = short_names([Path(argument.replace(SET, "")) for argument in arguments])
     for argument, name in zip(arguments, names, strict=True):
         if SET not in argument:
             system = _column(Path(argument).expanduser(), clips)
@@ -166,7 +166,7 @@ def model_systems(
     if codebooks and len(codebooks) not in (1, len(models)):
         raise ValueError(f"{len(codebooks)} times --codebooks for {len(models)} models: give it once, or once a model")
     folders = [find_model_folder(model_folder(model)) for model in models]
-    names = _short_names(folders)
+    names = short_names(folders)
     systems: list[System] = [linear_system()]
     facts: dict[str, dict] = {}
     autoencoders: dict[bytes, tuple[str, LatentCodec]] = {}
@@ -174,7 +174,7 @@ def model_systems(
         known = load_facts(folder)
         complete = is_codec(known)
         wanted = numbers(codebooks[index if len(codebooks) > 1 else 0]) if codebooks else []
-        facts[name] = {key: known.get(key) for key in ("name", "operating_point", "provenance", "licence")}
+        facts[name] = {key: known.get(key) for key in ("name", "operating_point", "provenance", "licence", "finetuned")}
         identity = latent_id(known)
         facts[name]["latents"] = identity.hex()
         if identity not in autoencoders:
@@ -200,7 +200,7 @@ def model_systems(
     if ceiling is not None:
         folder = find_model_folder(model_folder(ceiling))
         if (identity := latent_id(load_facts(folder))) not in autoencoders:
-            autoencoders[identity] = (_short_names([folder])[0], LatentCodec.load(folder))
+            autoencoders[identity] = (short_names([folder])[0], LatentCodec.load(folder))
     for name, autoencoder in autoencoders.values():
         label = "AudioAE bound" if len(autoencoders) == 1 else f"{name}: AudioAE bound"
         systems.append(bound_system(autoencoder, name, label))
@@ -244,7 +244,7 @@ def holds_decoded(scores: Path) -> bool:
     return scores.is_file() and len(json.loads(scores.read_text(encoding="utf-8")).get("systems", [])) > 1
 
 
-def _short_names(folders: Sequence[Path]) -> list[str]:
+def short_names(folders: Sequence[Path]) -> list[str]:
     """Last parts of the paths, lengthened where two are equal (RUN/model is named after RUN)."""
 
     def name(folder: Path, parts: int) -> str:

@@ -60,6 +60,7 @@ def _register() -> None:
     app.add_typer(peers.peers_app, name="peers")
     app.add_typer(sweep.sweep_app, name="sweep")
     app.add_typer(mushra.mushra_app, name="mushra")
+    app.add_typer(paper.paper_app, name="paper")
     for group in (train, ema, codec, generate, evaluate, retrieval, export, demo):
         group.register(app)
 

@@ -120,13 +120,13 @@ def asked_codebooks(asked: Sequence[str], models: Sequence[GivenModel]) -> list[
     Raises:
       ValueError: for texts that are no numbers, or as many as fit no models.
     """
-    from spresso_jax.cli.evaluate import _numbers
+    from spresso_jax.cli.evaluated_systems import numbers
 
     if not asked:
         return [[] for _ in models]
     if len(asked) not in (1, len(models)):
         raise ValueError(f"{len(asked)} times --codebooks for {len(models)} models: give it once, or once a model")
-    return [_numbers(asked[index if len(asked) > 1 else 0]) for index in range(len(models))]
+    return [numbers(asked[index if len(asked) > 1 else 0]) for index in range(len(models))]
 
 
 def with_codebooks(
@@ -171,12 +171,12 @@ def drawn_points(
     Raises:
       ModelFolderError, ValueError: a model cannot be loaded, or lacks the codebooks.
     """
-    from spresso_jax.cli.evaluate import _short_names
+    from spresso_jax.cli.evaluated_systems import short_names
     from spresso_jax.codec.codec import Codec
     from spresso_jax.evaluate.paper import diversity
     from spresso_jax.evaluate.systems import codec_systems
 
-    names = _short_names([model.folder for model in models])
+    names = short_names([model.folder for model in models])
     points: list[Drawn] = []
     for model, own, name in zip(models, numbers, names, strict=True):
         codec = Codec.load(model.folder)
