@@ -15,6 +15,8 @@ import numpy as np
 
 LOWEST_HZ = 20.0
 HIGHEST_HZ = 24_000.0
+# Labels of an axis beyond which they run into each other.
+MOST_TICKS = 13
 TICKS_HZ = ((100.0, "100"), (1000.0, "1k"), (10_000.0, "10k"))
 RANGE_DB = 80.0
 COLOURS = ("#2a78d6", "#d1580a", "#1a8f6b", "#b03a78", "#7a5bd0", "#8a6d00")
@@ -225,7 +227,8 @@ def band_curves_png(
     if log_x:
         _log_axis(axes, curves)
     elif bars:
-        axes.set_xticks(sorted({point[0] for points in curves.values() for point in points}))
+        places = sorted({point[0] for points in curves.values() for point in points})
+        axes.set_xticks(places[:: -(-len(places) // MOST_TICKS)] if places else [])
     axes.set_xlabel(x_label, color=palette.text, fontsize=9)
     axes.set_ylabel(y_label, color=palette.text, fontsize=9)
     if any(curves):
