@@ -152,6 +152,7 @@ def test_mistakes_end_in_one_sentence(tmp_path, words, told):
     assert done.exit_code == 2 and told in done.output and done.output.count("error:") == 1
 
 
+@pytest.mark.slow
 def test_diversity_of_a_model(tmp_path):
     model = build_tiny_model(tmp_path / "model", facts={"provenance": []})
     (tmp_path / "sounds").mkdir()

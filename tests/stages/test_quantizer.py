@@ -28,7 +28,10 @@ def batches(seed=0, size=128):
     return draw
 
 
-@pytest.mark.parametrize(("mode", "draw_mode"), [("tiny-11hz", "residuals"), ("tiny-official-11hz", "noise")])
+@pytest.mark.parametrize(
+    ("mode", "draw_mode"),
+    [("tiny-11hz", "residuals"), pytest.param("tiny-official-11hz", "noise", marks=pytest.mark.slow)],
+)
 def test_a_mode_of_the_config_starts_steps_and_revives(mode, draw_mode):
     config = load_config(f"quantizer:{mode}", [f"revival.draw={draw_mode}", "revival.batches=2"])
     stage, draw, mesh = stage_module.build(config), batches(), make_mesh()
