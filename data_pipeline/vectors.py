@@ -12,29 +12,26 @@ and nothing is unpickled.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import pathlib
 import re
-import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from data_pipeline import permutation
+from data_pipeline.npy_files import map_npy
 from data_pipeline.records import META, ShardError, read_meta, write_meta
 
 KIND = "vectors"
 _SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.npy")
 _BLOCK_BYTES = 2**24
-# What numpy's reader raises for a mangled header besides ValueError: it reads the header as a Python literal, in two ways.
-_HEADER_ERRORS = (EOFError, MemoryError, RecursionError, SyntaxError, TypeError, tokenize.TokenError)
 # The order in which rows are held out or validated; not the seed of a run, so that runs are compared on the same rows.
 _FIXED = 20_240_501
 
 
-def read_npy(path: str | os.PathLike) -> np.memmap:
+def read_npy(path: str | os.PathLike) -> np.ndarray:
     """The matrix of a `.npy` file, memory-mapped; only its header is read.
 
     Returns:
@@ -43,45 +40,17 @@ def read_npy(path: str | os.PathLike) -> np.memmap:
     Raises:
       ShardError: it is missing, damaged, cut short, empty, or holds something else; the message names it.
     """
-    path = pathlib.Path(path)
-    try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            if version not in headers:
-                raise ValueError(f"version {version[0]}.{version[1]} of the format, which holds no plain matrix")
-            shape, fortran, dtype = headers[version](file)
-            offset = file.tell()
-            size = os.fstat(file.fileno()).st_size - offset
-    except (OSError, ValueError, *_HEADER_ERRORS) as error:
-        detail = (
-            error.strerror if isinstance(error, OSError) and error.strerror else f"{error or 'damaged'}".splitlines()[0]
-        )
-        raise ShardError(
-            f"{path}: not a readable .npy file ({detail}): write it with numpy.save, or extract it again"
-        ) from error
-    if dtype.hasobject:
-        raise ShardError(
-            f"{path}: holds pickled Python objects, which are never loaded: save numbers, such as "
-            "numpy.save(path, array.astype(numpy.float32))"
-        )
+    found = map_npy(path)
+    shape, dtype = found.shape, found.dtype
     if dtype.kind != "f":
         raise ShardError(
             f"{path}: holds {dtype}, but vectors are floating-point numbers: numpy.save(path, array.astype(numpy.float32))"
         )
     if len(shape) != 2:
         raise ShardError(f"{path}: has the shape {shape}, but vectors are rows [N, D]: reshape it to two dimensions")
-    if min(shape) < 1:
+    if not found.size:
         raise ShardError(f"{path}: is empty, with the shape {shape}: vectors are at least one row [N, D]")
-    announced = math.prod(shape) * dtype.itemsize
-    if announced > size:
-        raise ShardError(
-            f"{path}: cut short, {size} bytes of data where {shape[0]} rows of {shape[1]} take {announced}: copy it again"
-        )
-    try:
-        return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
-    except (OSError, ValueError) as error:
-        raise ShardError(f"{path}: cannot be mapped ({error}): copy it to a local disk") from error
+    return found
 
 
 class Matrix(NamedTuple):

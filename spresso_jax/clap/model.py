@@ -16,7 +16,7 @@ from jax import Array
 from spresso_jax.clap.contrastive import INITIAL_LOG_SCALE
 from spresso_jax.clap.front_ends import FrontEnd, log_mel_features
 from spresso_jax.clap.htsat import ClapAudioTower
-from spresso_jax.clap.text_tower import ClapTextTower, unit_length
+from spresso_jax.clap.text_tower import text_tower_of, unit_length
 
 
 class ClapOutput(NamedTuple):
@@ -95,17 +95,7 @@ class Clap(nn.Module):
             input_norm=self.input_norm,
             dtype=self.dtype,
         )
-        self.text_tower = ClapTextTower(
-            vocabulary=self.vocabulary,
-            width=self.text_width,
-            layers=self.text_layers,
-            heads=self.text_heads,
-            mlp_width=self.text_mlp_width,
-            positions=self.text_positions,
-            norm_eps=self.text_norm_eps,
-            states_layer=self.text_states_layer,
-            dtype=self.dtype,
-        )
+        self.text_tower = text_tower_of(self, states_layer=self.text_states_layer)
         self.audio_projection = Projection(self.channels, dtype=self.dtype)
         self.text_projection = Projection(self.channels, dtype=self.dtype)
         log_scale = nn.initializers.constant(INITIAL_LOG_SCALE)

@@ -12,7 +12,7 @@ from jax import Array
 from spresso_jax.clap.contrastive import INITIAL_LOG_SCALE
 from spresso_jax.clap.model import ClapOutput, unit_length
 from spresso_jax.clap.passt import PasstFrontEnd, PasstTower, chunks_of, cut_chunks, log_mel, to_tower_rate
-from spresso_jax.clap.text_tower import ClapTextTower
+from spresso_jax.clap.text_tower import text_tower_of
 
 
 class PasstClap(nn.Module):
@@ -55,18 +55,7 @@ class PasstClap(nn.Module):
             head_major_merge=self.head_major_merge,
             dtype=self.dtype,
         )
-        self.text_tower = ClapTextTower(
-            vocabulary=self.vocabulary,
-            width=self.text_width,
-            layers=self.text_layers,
-            heads=self.text_heads,
-            mlp_width=self.text_mlp_width,
-            positions=self.text_positions,
-            norm_eps=self.text_norm_eps,
-            states_layer=self.text_states_layer,
-            pooling="first",
-            dtype=self.dtype,
-        )
+        self.text_tower = text_tower_of(self, states_layer=self.text_states_layer, pooling="first")
         self.audio_projection = nn.Dense(self.channels, dtype=self.dtype)
         self.text_projection = nn.Dense(self.channels, dtype=self.dtype)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import flax.linen as nn
 from jax import Array
 
-from spresso_jax.clap.text_tower import FIRST_POSITION, ClapTextTower
+from spresso_jax.clap.text_tower import FIRST_POSITION, text_tower_of
 
 
 class TextConditioner(nn.Module):
@@ -44,18 +44,7 @@ class TextConditioner(nn.Module):
             )
         if self.text_pooling == "dense":
             raise ValueError("text_pooling must be 'first' or 'mean': a text tower alone has no pooling layer")
-        self.text_tower = ClapTextTower(
-            vocabulary=self.vocabulary,
-            width=self.text_width,
-            layers=self.text_layers,
-            heads=self.text_heads,
-            mlp_width=self.text_mlp_width,
-            positions=self.text_positions,
-            norm_eps=self.text_norm_eps,
-            pooling=self.text_pooling,
-            first_position=self.text_first_position,
-            dtype=self.dtype,
-        )
+        self.text_tower = text_tower_of(self, pooling=self.text_pooling, first_position=self.text_first_position)
 
     def encode_text(self, tokens: Array, mask: Array) -> tuple[Array, Array]:
         """Tokens int32 `[B, N]` and mask bool `[B, N]` -> token states `[B, N, D]`, pooled vector `[B, D]`."""

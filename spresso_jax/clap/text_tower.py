@@ -6,6 +6,8 @@ Source: RoBERTa (arXiv:1907.11692) as LAION-CLAP and Woosh use it; the sizes of 
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -60,6 +62,26 @@ class TextBlock(nn.Module):
         hidden = nn.Dense(self.mlp_width, dtype=self.dtype, name="fc1")(states)
         hidden = nn.Dense(self.width, dtype=self.dtype, name="fc2")(jax.nn.gelu(hidden, approximate=False))
         return norm("mlp_norm")(states + hidden)
+
+
+def text_tower_of(module: nn.Module, **others: Any) -> ClapTextTower:
+    """The tower that a module's own fields `vocabulary`, `text_*` and `dtype` describe, for use in its `setup`.
+
+    Args:
+      module: has `text_width`, `text_layers`, `text_heads`, `text_mlp_width`, `text_positions` and `text_norm_eps`.
+      others: fields of `ClapTextTower` that not every such module has.
+    """
+    return ClapTextTower(
+        vocabulary=module.vocabulary,
+        width=module.text_width,
+        layers=module.text_layers,
+        heads=module.text_heads,
+        mlp_width=module.text_mlp_width,
+        positions=module.text_positions,
+        norm_eps=module.text_norm_eps,
+        dtype=module.dtype,
+        **others,
+    )
 
 
 class ClapTextTower(nn.Module):

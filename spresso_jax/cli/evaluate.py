@@ -146,7 +146,7 @@ def evaluate(
             options=options,
             spaces=spaces,
             models=facts,
-            progress=_progress(),
+            progress=progress_lines(),
             sets=sets,
             embeddings=embeddings,
             cache=cache,
@@ -238,7 +238,7 @@ def _source(extractor: Extractor, asked: str) -> EmbeddingSource:
     return EmbeddingSource(name, f"weights {extractor.weights[:12]}", extractor.fingerprint, published)
 
 
-def _progress() -> Callable[[str, int, int], None]:
+def progress_lines() -> Callable[[str, int, int], None]:
     """One plain line for every tenth of a column, on stderr."""
     shown: dict[str, int] = {}
 

@@ -24,8 +24,8 @@ import_app = typer.Typer(help="Turn weights of other projects into model folders
 @import_app.command("woosh-ae")
 def woosh_ae(
     path: Annotated[Path, typer.Argument(help="Unpacked folder Woosh-AE: config.yaml and weights.safetensors.")],
-    out: Annotated[Path, typer.Option(help="Model folder to write; must not exist.")],
-    dtype: Annotated[str, typer.Option(help="Storage of the weights: float32 or float16.")] = "float32",
+    out: _Out,
+    dtype: _Dtype = "float32",
 ) -> None:
     """Imports the public Woosh autoencoder (non-commercial weights) in place of a trained audio_ae."""
     with user_errors():
@@ -61,7 +61,7 @@ def woosh_ae(
 @import_app.command("woosh-flow")
 def woosh_flow(
     path: Annotated[Path, typer.Argument(help="Unpacked folder Woosh-Flow: config.yaml and weights.safetensors.")],
-    out: Annotated[Path, typer.Option(help="Model folder to write; must not exist.")],
+    out: _Out,
     autoencoder: Annotated[
         Path | None, typer.Option(help="Unpacked Woosh-AE, or what import woosh-ae wrote. Default: beside PATH.")
     ] = None,
@@ -71,7 +71,7 @@ def woosh_flow(
     text_heads: Annotated[int, typer.Option(help="Attention heads of the text tower; no file tells them.")] = 16,
     vocab: Annotated[Path | None, typer.Option(help="vocab.json of roberta-large; needed for captions.")] = None,
     merges: Annotated[Path | None, typer.Option(help="merges.txt of roberta-large; needed for captions.")] = None,
-    dtype: Annotated[str, typer.Option(help="Storage of the weights: float32 or float16.")] = "float32",
+    dtype: _Dtype = "float32",
 ) -> None:
     """Imports the public Woosh text-to-audio model (non-commercial weights) in place of stages 1 to 3."""
     with user_errors():
@@ -129,14 +129,14 @@ def woosh_flow(
 @import_app.command("qinco")
 def qinco(
     path: Annotated[Path, typer.Argument(help="Checkpoint of the QINCo2 project (.pt); nothing in it is executed.")],
-    out: Annotated[Path, typer.Option(help="Model folder to write; must not exist.")],
+    out: _Out,
     mean: Annotated[Path | None, typer.Option(help="data_mean [D] as .npy, for older files that lack it.")] = None,
     std: Annotated[
         Path | None, typer.Option(help="data_std, one number as .npy, for older files that lack it.")
     ] = None,
     preselect: Annotated[int | None, typer.Option(help="A, for older files that do not state it.")] = None,
     beam: Annotated[int | None, typer.Option(help="B, for older files that do not state it.")] = None,
-    dtype: Annotated[str, typer.Option(help="Storage of the weights: float32 or float16.")] = "float32",
+    dtype: _Dtype = "float32",
 ) -> None:
     """Imports a QINCo2 quantizer (released weights are non-commercial), for `spresso quantizer`."""
     with user_errors():
@@ -170,7 +170,7 @@ def qinco(
 def vggish(
     path: Annotated[Path, typer.Argument(help="vggish-10086976.pth of torchvggish's release, or the same as safetensors.")],
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
-    dtype: Annotated[str, typer.Option(help="Storage of the weights: float32 or float16.")] = "float32",
+    dtype: _Dtype = "float32",
 ) -> None:
     """Imports VGGish (Apache-2.0), the embedding of the Frechet audio distance."""
     with user_errors():

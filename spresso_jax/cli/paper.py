@@ -164,7 +164,7 @@ def diversity(
     """How far several decodes of one clip lie apart, by frame rate, beside different clips and the source."""
     with user_errors():
         from spresso_jax.cli import paper_runs
-        from spresso_jax.cli.evaluate import _progress, load_clips
+        from spresso_jax.cli.evaluate import load_clips, progress_lines
         from spresso_jax.evaluate.features.registry import load_embedding
         from spresso_jax.evaluate.paper import diversity as measuring
         from spresso_jax.evaluate.paper.diversity_page import write_diversity
@@ -186,7 +186,7 @@ def diversity(
         chosen = load_clips(data, clips, seed)
         points = paper_runs.drawn_points(models, numbers, draws, seed=seed, steps=steps, sampler=sampler)
         found = measuring.measure_diversity(
-            chosen, points, measures, out, partners=partners, seed=seed, progress=_progress()
+            chosen, points, measures, out, partners=partners, seed=seed, progress=progress_lines()
         )
         options = {
             "data": str(data),

@@ -54,7 +54,7 @@ def run_peer(
 ) -> None:
     """Codes clips with a peer: decoded wavs and spresso-peer.json with its real bits and facts."""
     with user_errors():
-        from spresso_jax.cli.evaluate import _progress, load_clips
+        from spresso_jax.cli.evaluate import load_clips, progress_lines
         from spresso_jax.evaluate.peers.adapter import code_clips, make_peer
         from spresso_jax.evaluate.peers.environments import read_environments
 
@@ -71,7 +71,7 @@ def run_peer(
             random_weights=random_weights,
         )
         folder = out / made.key
-        record = code_clips(made, load_clips(data, clips, seed), folder, progress=_progress())
+        record = code_clips(made, load_clips(data, clips, seed), folder, progress=progress_lines())
         if record.status != "coded":
             typer.echo(f"{peer}: {record.status}: {record.detail}")
             return

@@ -9,23 +9,19 @@ import contextlib
 import os
 import tempfile
 import time
-import tokenize
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_pipeline.npy_files import map_npy
 from data_pipeline.vectors import Vectors, open_vectors
 
 # Numbers (rows x codebooks x dimensions) that one block of a search may give back: 64 MB of float32.
 BLOCK_NUMBERS = 1 << 24
 BLOCK_ROWS = 8192
 _SECONDS_BETWEEN_LINES = 5.0
-# What numpy raises for a damaged header, which it reads as a Python literal.
-_HEADER_ERRORS = (
-    ValueError, OSError, EOFError, OverflowError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError,
-)  # fmt: skip
 
 
 def read_array(path: str | Path, kinds: str = "fiu") -> np.ndarray:
@@ -40,12 +36,7 @@ def read_array(path: str | Path, kinds: str = "fiu") -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    try:
-        found = np.lib.format.open_memmap(path, mode="r")
-    except _HEADER_ERRORS as error:
-        raise ValueError(
-            f"{path} is no whole .npy file of plain numbers ({error}): write it with numpy.save"
-        ) from error
+    found = map_npy(path)
     if found.dtype.kind not in kinds:
         raise ValueError(f"{path} holds {found.dtype}, expected {'whole numbers' if kinds == 'iu' else 'numbers'}")
     return found

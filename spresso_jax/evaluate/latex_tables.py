@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from spresso_jax.evaluate.latex_text import escaped
 from spresso_jax.evaluate.record_tables import Cell, Column, RecordTable, record_tables, set_notes
-
-_SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_",
-            "%": r"\%", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "[": "{[}", "]": "{]}"}  # fmt: skip
 
 
 def latex_document(scores: Mapping) -> str:
@@ -16,11 +14,6 @@ def latex_document(scores: Mapping) -> str:
     tables = [_table(table, several) for table in record_tables(scores)]
     notes = [f"% {' '.join(note.split())}" for note in set_notes(scores)]
     return "\n".join(["% \\usepackage{booktabs}", *notes, "", *tables])
-
-
-def escaped(text: str) -> str:
-    """Text in which no character means anything to LaTeX."""
-    return "".join(_SPECIAL.get(character, character) for character in " ".join(text.split()))
 
 
 def _table(table: RecordTable, several: bool) -> str:

@@ -6,11 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "−": r"$-$", "–": "--", "±": r"$\pm$", "|": r"\textbar{}",
-}  # fmt: skip
+from spresso_jax.evaluate.latex_text import escaped
+
 _MARKDOWN = {"\\": "\\\\", "|": "\\|", "*": "\\*", "`": "\\`", "[": "\\[", "<": "&lt;"}
 
 
@@ -54,12 +51,12 @@ def latex(sheets: Sequence[Sheet]) -> str:
             continue
         columns = "l" * sheet.texts + "r" * (len(sheet.head) - sheet.texts)
         parts += [
-            r"\begin{table*}[t]", r"\centering\small", rf"\caption{{{_tex(sheet.title)}}}",
+            r"\begin{table*}[t]", r"\centering\small", rf"\caption{{{escaped(sheet.title)}}}",
             rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _tex_line(sheet.head), r"\midrule",
             *map(_tex_line, sheet.rows), r"\bottomrule", r"\end{tabular}",
         ]  # fmt: skip
         if sheet.notes:
-            parts += [r"", r"\smallskip\raggedright\footnotesize", *(_tex(note) + r"\\" for note in sheet.notes)]
+            parts += [r"", r"\smallskip\raggedright\footnotesize", *(escaped(note) + r"\\" for note in sheet.notes)]
         parts += [r"\end{table*}", ""]
     return "\n".join(parts)
 
@@ -97,9 +94,5 @@ def _plain(text: str) -> str:
     return "".join(_MARKDOWN.get(letter, letter) for letter in " ".join(text.split()))
 
 
-def _tex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
-
-
 def _tex_line(cells: Sequence[str]) -> str:
-    return " & ".join(map(_tex, cells)) + r" \\"
+    return " & ".join(map(escaped, cells)) + r" \\"
